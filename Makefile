@@ -1,0 +1,51 @@
+# mm: make builds it; make test tests it; make demo shows it.
+CC      ?= cc
+CSTD     = -std=c11 -D_GNU_SOURCE
+WARN     = -Wall -Wextra -Wshadow -Wvla -Wmissing-prototypes -Wstrict-prototypes
+OPT     ?= -O3 -g
+HARDEN   = -fstack-protector-strong -fPIE
+STB     ?= /usr/include/stb
+BUILD   ?= build
+ARCH    := $(shell $(CC) -dumpmachine | cut -d- -f1)
+CFLAGS  += $(OPT) $(CSTD) $(WARN) $(HARDEN) $(SANITIZE) -ffp-contract=off -isystem $(STB)
+LDFLAGS += -pie -Wl,-z,relro,-z,now $(SANITIZE)
+LDLIBS  += -lm -lpthread
+
+KERNELS  = kernels/kernels.c kernels/matmul.c kernels/attention.c kernels/ref.c
+ifneq (,$(filter x86_64 amd64,$(ARCH)))
+KERNELS += kernels/avx2.c kernels/avx512.c
+endif
+ifneq (,$(filter aarch64 arm64,$(ARCH)))
+KERNELS += kernels/neon.c
+endif
+LIB  = $(filter-out mm.c,$(wildcard *.c)) $(KERNELS) $(wildcard tokenizer/*.c)
+OBJ  = $(LIB:%.c=$(BUILD)/%.o)
+
+all: mm
+mm: $(BUILD)/mm
+	@cp -f $< $@
+
+$(BUILD)/mm: $(BUILD)/mm.o $(OBJ)
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+# Three headers and a few more: everything is compiled again when one of them changes.
+$(BUILD)/%.o: %.c $(wildcard *.h */*.h) Makefile
+	@mkdir -p $(dir $@)
+	$(CC) $(CFLAGS) $(ISA) -c -o $@ $<
+
+# One line of flags per instruction set; the rest is built for the baseline of the architecture.
+$(BUILD)/kernels/avx2.o:   ISA = -mavx2 -mfma -mf16c
+$(BUILD)/kernels/avx512.o: ISA = -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c
+
+# The tests: each file of test/*.c is a program.
+TESTS = $(patsubst test/%.c,%,$(wildcard test/*.c))
+$(BUILD)/test/%: $(BUILD)/test/%.o $(OBJ)
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+test/%: $(BUILD)/test/%
+	@cp -f $< $@
+
+clean:
+	rm -rf build mm
+
+.PHONY: all clean
+.SECONDARY:

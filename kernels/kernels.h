@@ -1,0 +1,111 @@
+/* kernels.h -- what the machine does for the layers.
+ *
+ * Two floors. The micro-kernels stand in one table, `kernel`: one slot per operation, filled with
+ * the plain C of ref.c and then overwritten, level by level, with what the CPU at hand does better.
+ * The drivers (matmul.c, attention.c) cut the work into pieces that fit the caches, hand them to
+ * the threads and call micro-kernels.
+ *
+ * Contract of every micro-kernel: a pure function of its arguments; no allocation, lock, print or
+ * thread; no alignment demanded; any size >= 1, tails included; reads and writes nothing outside
+ * the named extents. Only drivers call parallel_for and take scratch.
+ *
+ * Every output element is summed by one thread in an order that depends on the sizes of one item
+ * only: not on the thread count, not on how many items are computed together.
+ *
+ * A new level: kernels/NAME.c with any subset of the slots; its prototype here; its row in LEVELS[]
+ * (kernels.c); its flags line in the Makefile. A new slot: contract here, definition in ref.c, a row
+ * in test/kernels.c; faster versions when a profile asks for them. */
+#ifndef KERNELS_H
+#define KERNELS_H
+
+#include "../types.h"
+
+/* === Drivers =================================================================================== */
+
+/* What gemm does with each finished sum s = A[i] . W[j], in this order; zero fields do nothing. */
+typedef struct {
+    const float *bias;       /* [n]            s += bias[j] */
+    Act          act;        /*                s  = act(s) */
+    const float *mul;        /* [m, n], ld n   s *= mul[i][j]   (the gate of a gated MLP) */
+    bool         add;        /*                C[i][j] += s instead of C[i][j] = s */
+} Epilogue;
+
+/* C[m, n] = A[m, k] . W[n, k]^T, both contiguous along k: PyTorch's Linear. lda and ldc are row
+ * strides in elements; W is dense, of type F32, F16 or BF16, and is multiplied in f32. C must not
+ * overlap A or W. m_item is the number of rows of one item (m is a multiple of it): few rows read
+ * the weights once, as stored, at the speed of memory; many rows pack panels of W that stay in the
+ * cache. The choice follows from m_item alone, and in both every row of C is the same whatever m is. */
+void gemm(float *C, int ldc, const float *A, int lda, const void *W, DType type,
+          int m, int n, int k, int m_item, Epilogue e);
+
+/* Scaled dot-product attention of independent items. For each item and each head h:
+ *   out[i] = softmax_j(scale * q[i] . k[j] + bias[i][j]) . v[j]
+ * over j < n_kv, and with causal only j <= i + n_kv - n_q. Blocked with a running maximum and sum:
+ * nothing of size n_q x n_kv is kept. Query head h reads key/value head h / (n_heads/n_kv_heads).
+ * A row whose every score is -INFINITY gives zeros. */
+typedef struct {
+    float       *out;        /* [n_items, n_q, n_heads*head_dim], dense */
+    const float *q;          /* the same shape, dense */
+    const float *k, *v;      /* [n_items, n_kv, n_kv_heads*head_dim], rows dense; item i starts at
+                              * i*kv_stride elements (0: all items share the keys and values) */
+    size_t       kv_stride;
+    const float *bias;       /* NULL, or [bias_heads, n_q, n_kv], shared by the items */
+    int          bias_heads; /* 1 or n_heads */
+    int          n_items, n_q, n_kv, n_heads, n_kv_heads, head_dim;
+    float        scale;
+    bool         causal;
+} Attention;
+
+void attention_heads(const Attention *a);
+
+/* === Micro-kernels ============================================================================= */
+
+typedef struct {
+    /* few rows: c[j] = a . W[j] for j < n; W [n, k] dense, as stored, of the type of the slot */
+    void (*gemv[3])(float *c, const float *a, const void *W, int n, int k);          /* F32 F16 BF16 */
+    /* many rows: C[mr, nr] (+)= A[mr, k] . P[k, nr], where P is a packed panel: k rows of tile_n
+     * elements, padded with zeros beyond the matrix. mr <= tile_m, nr <= tile_n. */
+    int tile_m, tile_n;
+    void (*tile)(float *C, int ldc, const float *A, int lda, const float *P, int mr, int nr, int k,
+                 bool accumulate);
+    /* one panel: rows j .. j+nr-1 of W [n, ldw], columns 0 .. k-1, transposed to f32 [k, tile_n] */
+    void (*pack[3])(float *P, const void *W, int ldw, int nr, int k);                /* F32 F16 BF16 */
+
+    float (*dot)(const float *a, const float *b, int n);
+    void  (*axpy)(float *y, float s, const float *x, int n);            /* y += s x */
+    void  (*scale)(float *y, float s, int n);                           /* y *= s */
+    void  (*add)(float *y, const float *x, int n);                      /* y += x */
+    void  (*mul)(float *y, const float *x, int n);                      /* y *= x */
+    float (*max)(const float *x, int n);
+    /* y = exp(x - m), the return value is their sum; y may be x. exp(-INFINITY) is 0 */
+    float (*exp_sum)(float *y, const float *x, float m, int n);
+    void  (*layernorm)(float *y, const float *x, const float *w, const float *b, float eps, int n);
+    void  (*rmsnorm)(float *y, const float *x, const float *w, float eps, int n);    /* y may be x */
+    void  (*act[6])(float *y, int n);                                   /* by Act, in place */
+    void  (*cvt[3])(float *y, const void *x, int n);                    /* F32 F16 BF16 -> f32 */
+} Kernels;
+
+extern Kernels kernel;
+
+/* Fills the table up to the level `cap` (NULL or "": the best). Levels: ref avx2 avx512 neon. An
+ * unknown name, or one that this CPU lacks, is not taken: returns false, and the table is not
+ * changed. */
+bool        kernels_init(const char *cap);
+const char *kernels_level(void);             /* the level in force */
+const char *kernels_available(void);         /* "ref avx2 avx512" */
+
+void kernels_ref(Kernels *k);
+void kernels_avx2(Kernels *k);
+void kernels_avx512(Kernels *k);
+void kernels_neon(Kernels *k);
+
+/* Conversions of single values, exact (f16 and bf16 to f32). */
+float f16_to_f32(uint16_t h);
+float bf16_to_f32(uint16_t h);
+
+/* The drivers' workspace: bytes of scratch, put back when they return (tensor.c). */
+void  *scratch_bytes(size_t n);
+size_t scratch_mark(void);
+void   scratch_reset(size_t mark);
+
+#endif

@@ -1,0 +1,153 @@
+/* mm.h -- the public face of every file above the ground: pictures, generation, the models, and
+ * what the commands share. One section per file. */
+#ifndef MM_H
+#define MM_H
+
+#include "tensor.h"
+#include "tokenizer/tokenizer.h"
+
+#define MM_VERSION "0.1.0"
+
+/* === Pictures (image.c) ======================================================================== */
+
+typedef struct { int w, h; uint8_t *rgb; } Image;           /* [h, w, 3], in scratch */
+
+typedef struct {
+    bool    ignore_exif;             /* leave the pixels as they are stored */
+    int64_t max_pixels;              /* 0: the default, 100 million */
+} ImageOptions;
+
+/* What the file says of itself, without decoding it. */
+typedef struct {
+    const char *format;              /* "JPEG", "PNG", "BMP", "PNM" */
+    int         w, h, channels, bits;
+    int         orientation;         /* EXIF, 1 to 8; 1 if there is none */
+    bool        palette;
+    const char *text;                /* PNG text chunks, "key: value" a line; NULL if none */
+} ImageInfo;
+
+/* Reads a picture from memory. `name` is for messages. Fails the item with image.empty, .format
+ * (WebP, HEIC, AVIF, GIF, TIFF are named, with the one-line conversion), .truncated, .corrupt,
+ * .toobig. Pixels as PIL's convert("RGB"): CLI.md 3.1. */
+Image     image_decode(const char *name, const uint8_t *bytes, size_t n, ImageOptions o);
+ImageInfo image_info(const char *name, const uint8_t *bytes, size_t n);
+bool      image_is_picture(const uint8_t *bytes, size_t n);  /* by its first bytes: one mm reads */
+/* Length of the PNM picture that starts at bytes: for streams of them. 0: more bytes are needed. */
+size_t    image_pnm_length(const char *name, const uint8_t *bytes, size_t n, ImageOptions o);
+
+typedef enum { NEAREST, LANCZOS, BILINEAR, BICUBIC, BOX, HAMMING } Filter;   /* PIL's numbers */
+
+Image  image_resize(Image in, int w, int h, Filter f);      /* Pillow's, byte for byte */
+Image  image_crop(Image in, int w, int h);                  /* centre; zeros where it is larger */
+
+/* What preprocessor_config.json asks for. */
+typedef struct {
+    bool   resize, crop, rescale, normalize;
+    int    resize_w, resize_h;       /* exact size, or ... */
+    int    shortest_edge;            /* ... if > 0: keep the aspect, shorter side is this */
+    Filter resample;
+    int    crop_w, crop_h;
+    double rescale_factor;
+    float  mean[3], std[3];
+} Preprocess;
+
+/* standard holds what counts for keys that are absent. Dies with EXIT_FILE for values that make no
+ * sense; a missing preprocessor_config.json leaves the standard. */
+Preprocess preprocess_load(const char *dir, Preprocess standard);
+Preprocess preprocess_clip(int size), preprocess_blip(int size);    /* the classes' defaults */
+Tensor     preprocess(Image in, const Preprocess *p);       /* [h, w, 3] F32, scratch */
+
+/* === Generation (sample.c) ===================================================================== */
+
+typedef struct {
+    int max_tokens;                  /* new tokens at most; < 0: the model's default */
+    int beams;                       /* 0 or 1: greedy */
+    int logprobs;                    /* how many alternatives to record; 0: none */
+} GenOptions;
+
+typedef struct { int id; float logprob; } TokenProb;
+typedef struct { TokenProb chosen; TokenProb *top; } TokenInfo;     /* top: GenOptions.logprobs */
+
+typedef struct {
+    int        *id;                  /* prompt and all; scratch */
+    int         n, n_prompt;
+    bool        stopped;             /* ended by the end token (which is in id) */
+    TokenInfo  *info;                /* one per generated token, if logprobs */
+} Generated;
+
+/* One step of a decoder: the next token's logits [n_beams, n_vocab] (scratch, or the model's own
+ * buffer) for n_beams sequences whose newest n tokens are id [n_beams, n]; from, if not NULL, says
+ * which beam of the last step each beam continues. */
+typedef struct Decoder {
+    Tensor (*step)(void *model, const int *id, int n_beams, int n, const int *from);
+    void   *model;
+    int     end_id;                  /* generation stops after it */
+} Decoder;
+
+Generated generate(const Decoder *dec, const int *prompt, int n_prompt, GenOptions o);
+
+/* === BERT (bert.c) ============================================================================= */
+
+typedef struct Bert Bert;
+
+/* What a stack of BERT layers is made of; the default, all zero, is BERT itself. */
+typedef struct {
+    bool no_segments;                /* no token_type_embeddings: BLIP */
+    int  d_image;                    /* > 0: cross-attention to image rows of this width: BLIP */
+} BertOptions;
+
+Bert  *bert_load(Ckpt ck, Json config, BertOptions o);      /* ck at "embeddings", "encoder" */
+/* ids [n] -> [n, d]. image: absent, or [n_kv, d_image] for cross-attention. Scratch. */
+Tensor bert_forward(Bert *b, const int *ids, int n, Tensor image, const char *trace_prefix);
+
+/* A sentence encoder: BERT, pooled and, if its modules.json says so, normalised. */
+typedef struct Sentence Sentence;
+Sentence *sentence_load(const char *dir, Ckpt ck, Json config);
+Tensor    sentence_forward(Sentence *s, const int *ids, int n);     /* [1, d] */
+int       sentence_max_tokens(const Sentence *s);           /* longer texts are cut, keeping the end */
+int       sentence_dim(const Sentence *s);
+
+/* === Image encoders (vit.c) ==================================================================== */
+
+typedef struct Vit Vit;
+/* CLIP's (vision_config, names of CLIPVisionModel) and BLIP's; told apart by the loader called. */
+Vit   *vit_load_clip(Ckpt ck, Json config);
+Vit   *vit_load_blip(Ckpt ck, Json config);
+Tensor vit_forward(Vit *v, Tensor image);                   /* [H, W, 3] -> [n_tok, d]; see vit.c */
+int    vit_image_size(const Vit *v), vit_dim(const Vit *v);
+
+/* === CLIP (clip.c) ============================================================================= */
+
+typedef struct Clip Clip;
+Clip  *clip_load(Ckpt ck, Json config);
+Tensor clip_image(Clip *c, Tensor image);                   /* [H, W, 3] -> [1, d_proj], not normalised */
+Tensor clip_text(Clip *c, const int *ids, int n);           /* -> [1, d_proj]; cut to the context */
+float  clip_logit_scale(const Clip *c);                     /* exp'd: about 100 */
+int    clip_image_size(const Clip *c), clip_dim(const Clip *c);
+
+/* === BLIP (blip.c) ============================================================================= */
+
+typedef struct Blip Blip;
+typedef enum { BLIP_CAPTION, BLIP_VQA, BLIP_ITM } BlipKind;
+Blip     *blip_load(Ckpt ck, Json config);                  /* the kind is told by the tensors */
+BlipKind  blip_kind(const Blip *b);
+Tensor    blip_image(Blip *b, Tensor image);                /* -> [n_patch+1, d_image] */
+/* ids are those of the tokenizer with its special tokens ([CLS] .. [SEP]); n 0: no prompt. */
+Generated blip_caption(Blip *b, Tensor image, const int *ids, int n, GenOptions o);
+Generated blip_answer(Blip *b, Tensor image, const int *ids, int n, GenOptions o);
+/* P(match), and the cosine of the contrastive heads. */
+void      blip_match(Blip *b, Tensor image, const int *ids, int n, float *match, float *cosine);
+int       blip_image_size(const Blip *b);
+
+/* === Where a model is (hub.c) ================================================================== */
+
+typedef struct {
+    const char *dir;                 /* the model directory */
+    const char *label;               /* for records: org/name@1234567, or the path as given */
+} ModelPath;
+
+/* builtin:NAME, an existing path, $MM_MODELS, an alias, the Hugging Face cache: CLI.md 8. Dies with
+ * EXIT_MODEL if there is none, naming what was searched. */
+ModelPath model_resolve(const char *name, const char *cmd);
+
+#endif

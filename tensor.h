@@ -1,0 +1,273 @@
+/* tensor.h -- the ground that every model stands on: errors, memory, threads, tensors, checkpoints,
+ * JSON, layers. One section per file, in the order in which they build on each other.
+ *
+ * Sizes, in code and comments alike:
+ *   n_tok n_q n_kv   rows: tokens, queries, keys and values     n_heads n_kv_heads head_dim
+ *   d d_ff           width of the residual stream, of the MLP    n_layers n_vocab n_patch H W C
+ * A sentence is [n_tok, d]; a feature map of H x W pixels with C channels is [H*W, C], stored
+ * [H, W, C]. Several independent items at once are [n_items, n_tok, d]: only attention looks at
+ * the first dimension. */
+#ifndef TENSOR_H
+#define TENSOR_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+#include "types.h"
+
+/* === Errors (tensor.c) =========================================================================
+ *
+ * No error codes travel upward. die() is for what the user can mend; fail() is for what is wrong
+ * with one item of a batch (an unreadable picture, a bad record); bug() is for what we must mend.
+ * A message names the file, then the tensor, key or flag, then what was found, then what was
+ * expected; a second line, after "\n", tells what to do. Strings that come from files are printed
+ * through quoted(), so that no terminal escape gets out. */
+
+enum {                       /* exit codes, CLI.md 5 */
+    EXIT_ITEMS  = 1,         /* finished, but some items failed */
+    EXIT_USAGE  = 2,
+    EXIT_MODEL  = 3,         /* no model there, or one of an architecture or family not served */
+    EXIT_FILE   = 4,         /* a model file is there, but invalid or unsafe */
+    EXIT_INPUT  = 5,         /* the only operand could not be read */
+    EXIT_MEMORY = 6,
+    EXIT_OUTPUT = 7,
+    EXIT_BUG    = 70
+};
+
+#define PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
+
+_Noreturn void die(int code, const char *fmt, ...) PRINTF(2, 3);
+_Noreturn void bug(const char *fmt, ...) PRINTF(1, 2);
+
+/* What went wrong with one item. `code` is one of CLI.md 3.1 (image.truncated, input.json, ...). */
+typedef struct {
+    const char *code;
+    char        msg[1024];
+    char        hint[256];       /* what to do; may be empty */
+} ItemError;
+
+/* Fails the item in hand: jumps to the landing place, if one is set, else dies with EXIT_INPUT.
+ * hint may be NULL. */
+_Noreturn void fail(const char *code, const char *hint, const char *fmt, ...) PRINTF(3, 4);
+
+/* The landing place of fail(). Use: if (LANDING()) { item_error tells what happened } else { ... };
+ * landing_clear() when the item is done. Scratch is reset by whoever lands. */
+extern jmp_buf  *landing;
+extern ItemError item_error;
+#define landing_clear() (landing = NULL)
+
+/* s with control characters, bytes that are not UTF-8 and quotes escaped, cut at 200 characters;
+ * one of a few static buffers, valid for the next seven calls. */
+const char *quoted(const char *s);
+const char *quoted_n(const char *s, size_t n);
+
+/* === Memory (tensor.c) =========================================================================
+ *
+ * Three lifetimes and no free(). File: mapped weights. keep: until exit. scratch: until the mark is
+ * put back. Both arenas reserve address space once and never move; only the main thread allocates,
+ * and never inside parallel_for. Everything is aligned to 64 bytes and zeroed only where stated. */
+
+void  *keep_bytes(size_t n);                 /* zeroed */
+char  *keep_string(const char *fmt, ...) PRINTF(1, 2);
+void  *scratch_bytes(size_t n);              /* not zeroed */
+char  *scratch_string(const char *fmt, ...) PRINTF(1, 2);
+size_t scratch_mark(void);
+void   scratch_reset(size_t mark);
+size_t keep_peak(void), scratch_peak(void);  /* bytes, for -v */
+
+/* a * b and a + b; more than size_t holds ends with EXIT_MEMORY. */
+size_t mul_size(size_t a, size_t b);
+size_t add_size(size_t a, size_t b);
+
+/* === Threads (tensor.c; parallel_for is in types.h) ============================================ */
+
+/* Starts the pool. n = 0: the smaller of affinity and cgroup quota (v1 and v2), at least 1. */
+void threads_start(int n);
+/* How the default was found, in words, for `mm info --cpu`. */
+const char *threads_reason(void);
+
+/* === Tensors (tensor.c) ========================================================================
+ *
+ * A view, passed by value. It never owns its data, is always contiguous and row-major, outermost
+ * dimension first as in PyTorch. A tensor that a model does not have has data NULL. */
+
+typedef struct {
+    void       *data;
+    DType       dtype;
+    int         ndim, dim[4];
+    const char *name;                        /* in the checkpoint; NULL for an activation */
+} Tensor;
+
+Tensor scratch(int rows, int cols);          /* F32 [rows, cols], not zeroed */
+Tensor scratch3(int n, int rows, int cols);  /* F32 [n, rows, cols] */
+Tensor keep(int rows, int cols);             /* F32 [rows, cols], zeroed, until exit */
+Tensor rows(Tensor t, int first, int n);     /* [n_rows, d] -> rows first .. first+n-1, [n, d] */
+Tensor items(Tensor t, int n);               /* [n*m, d] -> [n, m, d] */
+Tensor flat(Tensor t);                       /* [.., m, d] -> [all rows, d] */
+int    n_rows(Tensor t);                     /* product of all dimensions but the last */
+int    n_cols(Tensor t);                     /* the last dimension */
+size_t n_elem(Tensor t);
+static inline float *f32(Tensor t) { return (float *)t.data; }
+const char *dtype_name(DType t);
+size_t      dtype_size(DType t);             /* bytes of an element; 0 for OTHER */
+const char *shape_string(Tensor t);          /* "F16 [11008, 4096]"; static buffers as quoted() */
+
+/* === Checkpoints (tensor.c) ====================================================================
+ *
+ * The safetensors of a model directory, mapped and used in place: model.safetensors (or another
+ * single *.safetensors), or the shards of model.safetensors.index.json. All rules of the format are
+ * checked before any pointer is made; every violation is die(EXIT_FILE). A Ckpt is a place in the
+ * name space: ckpt_at() moves it, by value, so loaders read as tables. */
+
+typedef struct CkptFiles CkptFiles;
+typedef struct { CkptFiles *files; char prefix[192]; } Ckpt;
+
+typedef struct {                             /* for `mm info --tensors` */
+    const char *name, *dtype, *file;
+    int         ndim;
+    int64_t     dim[8];
+    uint64_t    offset, n_bytes;             /* offset in the file */
+    bool        used;
+} CkptEntry;
+
+Ckpt      ckpt_open(const char *dir);
+Ckpt      ckpt_at(Ckpt ck, const char *fmt, ...) PRINTF(2, 3);   /* prefix + formatted */
+bool      ckpt_has(Ckpt ck, const char *name);
+/* The tensor prefix+name of exactly this shape (unused dimensions: omit, see the macros), and of a
+ * type that can be computed with; anything else dies. ckpt_opt gives {0} where the name is absent. */
+Tensor    ckpt_get_shape(Ckpt ck, const char *name, int ndim, const int *dim);
+Tensor    ckpt_opt_shape(Ckpt ck, const char *name, int ndim, const int *dim);
+#define   ckpt_get(ck, name, ...) ckpt_get_shape(ck, name, CKPT_NDIM(__VA_ARGS__), (int[]){__VA_ARGS__})
+#define   ckpt_opt(ck, name, ...) ckpt_opt_shape(ck, name, CKPT_NDIM(__VA_ARGS__), (int[]){__VA_ARGS__})
+#define   CKPT_NDIM(...) ((int)(sizeof (int[]){__VA_ARGS__} / sizeof(int)))
+/* One element as float: logit_scale and the like, shape [] or [1]. */
+float     ckpt_scalar(Ckpt ck, const char *name);
+/* Marks tensors as known but not used: exact names after the prefix, or with one '*' in them. */
+void      ckpt_ignore(Ckpt ck, const char *pattern);
+/* Dies if the checkpoint has tensors that nobody asked for. To be called when all is loaded. */
+void      ckpt_done(Ckpt ck);
+int       ckpt_count(Ckpt ck);
+CkptEntry ckpt_entry(Ckpt ck, int i);        /* in the order of the files */
+uint64_t  ckpt_bytes(Ckpt ck);               /* all tensor data */
+/* A safetensors file in memory, checked by the same rules; what the fuzzer and the tests call. */
+Ckpt      ckpt_parse(const char *name, const uint8_t *bytes, size_t n);
+
+/* Files of a model directory: at most max bytes, a regular file, a symbolic link only if it stays
+ * inside the directory or the Hugging Face repository cache that the directory is in. NULL (and
+ * *n = 0) if there is none; kept until exit, with a zero byte after the last. Dies with EXIT_FILE
+ * for what is there but unsafe. */
+char     *model_file(const char *dir, const char *name, size_t max, size_t *n);
+
+/* === Trace (tensor.c) ==========================================================================
+ *
+ * trace(x, "vision_model.encoder.layers.%d.mlp", i) after each step that the reference names. Off:
+ * nothing. With a sink, each call hands over the name (the k-th further call of a name gets ".k")
+ * and the tensor. Tensors have PyTorch's shape: [n_tok, d] is passed as items(x, 1). */
+
+typedef void TraceFn(void *ctx, const char *name, Tensor t);
+void trace_to(TraceFn *fn, void *ctx);       /* NULL: off; resets the counts */
+bool tracing(void);
+void trace(Tensor t, const char *fmt, ...) PRINTF(2, 3);
+void trace_map(Tensor t, int h, int w, const char *fmt, ...) PRINTF(4, 5);  /* [h*w, C] -> [1,C,h,w] */
+/* A sink that collects, and a writer: safetensors, F32, temp file + rename. */
+void trace_file_start(const char *path);     /* collects into memory */
+void trace_file_finish(void);                /* writes; dies with EXIT_OUTPUT */
+
+/* === JSON (json.c) =============================================================================
+ *
+ * A strict reader: RFC 8259, UTF-8 without surrogates or bytes that are not, depth at most 64
+ * (8 for safetensors headers), no duplicate keys, no recursion. A Json is a value by value; what is
+ * absent is {0}, and null counts as absent in the getters that have a default. Names in messages
+ * are full paths: "clip/config.json: key vision_config.patch_size is ...". */
+
+typedef enum { JSON_NULL, JSON_BOOL, JSON_NUMBER, JSON_STRING, JSON_ARRAY, JSON_OBJECT } JsonType;
+typedef struct JsonNode JsonNode;
+typedef struct JsonDoc JsonDoc;
+typedef struct { const JsonNode *node; const JsonDoc *doc; } Json;
+
+/* code: the exit code of a bad document (kept until exit); 0: it fails the item (input.json) and
+ * lives in scratch. `name` is copied; `text` must live as long as the document. */
+Json     json_parse(const char *name, const char *text, size_t n, int max_depth, int code);
+bool     json_is(Json j, JsonType t);        /* false for what is absent */
+JsonType json_type(Json j);                  /* JSON_NULL for what is absent */
+Json     json_get(Json object, const char *key);           /* {0} if absent or not an object */
+int      json_len(Json j);                   /* elements of an array or members of an object, else 0 */
+Json     json_first(Json j);                 /* first element or member; {0} if none */
+Json     json_next(Json j);                  /* its next sibling */
+Json     json_at(Json array, int i);         /* the i-th element; walks the list */
+const char *json_key(Json member, size_t *n);               /* n may be NULL; zero-terminated */
+const char *json_string(Json j, size_t *n);  /* NULL if not a string; zero-terminated */
+double   json_number(Json j);                /* 0 if not a number */
+bool     json_integer(Json j, int64_t *v);   /* true if written as an integer that fits */
+uint64_t json_offset(Json j);                /* where the value starts in the text */
+size_t   json_span(Json j, const char **start);             /* the value's own text, as written */
+/* Getters for configurations. A wrong type or a number out of range dies (or fails the item) and
+ * names the key; absent or null gives the default. The _need forms have no default. */
+int      json_int(Json object, const char *key, int standard, int min, int max);
+int      json_int_need(Json object, const char *key, int min, int max);
+double   json_float(Json object, const char *key, double standard, double min, double max);
+bool     json_bool(Json object, const char *key, bool standard);
+const char *json_str(Json object, const char *key, const char *standard);
+const char *json_str_need(Json object, const char *key);
+Act      json_act(Json object, const char *key, Act standard);   /* "gelu", "quick_gelu", ... */
+/* die(EXIT_FILE) or fail(), as the document was opened: "FILE: key PATH " + message. */
+_Noreturn void json_error(Json j, const char *fmt, ...) PRINTF(2, 3);
+const char *json_doc_name(Json j);
+
+/* === Layers (nn.c) =============================================================================
+ *
+ * Shared sub-layers; how they are wired is up to the family. Output first, as in memcpy. x and out
+ * are [n_tok, d] or [n_items, n_tok, d]; out may be x where stated. An absent weight or bias is a
+ * tensor with data NULL. A shape that does not fit is a bug(). */
+
+typedef struct { Tensor w, b; } Linear;      /* [n_out, n_in], [n_out] or absent */
+typedef struct { Tensor w, b; float eps; bool rms; } Norm;
+typedef struct { Tensor w, b; int k, stride, pad; } Conv;   /* [c_out, c_in, k, k], [c_out] */
+/* Keys and values of the tokens so far, item by item: [n_items, max_len, n_kv_heads*head_dim]. */
+typedef struct { Tensor k, v; int len; } KvCache;
+
+typedef struct {                             /* weights of one attention sub-layer */
+    Linear q, k, v, o;
+    int    n_heads, n_kv_heads, head_dim;
+    float  scale;                            /* of q.k: 1/sqrt(head_dim), mostly */
+} Attn;
+
+typedef struct {                             /* what one call adds; {0} is plain self-attention */
+    Tensor      bias;                        /* [n_heads or 1, n_q, n_kv], added to the scores */
+    bool        causal;                      /* no looking ahead */
+    KvCache    *cache;                       /* append k, v; attend to all that came before */
+    Tensor      memory;                      /* cross-attention: k and v come from here [n_kv, d_m],
+                                              * for all items alike; with a cache they are computed
+                                              * at the first call and kept */
+    const char *trace;                       /* name of the module, for trace(); NULL: none */
+} AttnArgs;
+
+typedef struct { Linear up, gate, down; Act act; } Mlp;     /* down(act(up x)), or gated */
+
+Linear linear_load(Ckpt ck, const char *name, int n_out, int n_in);  /* .weight, .bias if there */
+Norm   norm_load(Ckpt ck, const char *name, int d, float eps);       /* .weight/.bias or gamma/beta */
+Conv   conv_load(Ckpt ck, const char *name, int c_out, int c_in, int k, int stride, int pad);
+Linear linear_rows(Linear l, int first, int n);              /* a part of a fused projection */
+
+void linear(Tensor out, Tensor x, const Linear *l);          /* out = x W^T + b */
+void linear_act(Tensor out, Tensor x, const Linear *l, Act act);     /* act(x W^T + b) */
+void linear_add(Tensor out, Tensor x, const Linear *l);      /* out += x W^T + b */
+void norm(Tensor out, Tensor x, const Norm *n);              /* out may be x */
+void attention(Tensor out, Tensor x, const Attn *a, AttnArgs args);
+void attend(Tensor out, Tensor q, Tensor k, Tensor v, const Attn *a, Tensor bias, bool causal);
+void mlp(Tensor out, Tensor x, const Mlp *m);                /* out may be x */
+void add(Tensor x, Tensor y);                                /* x += y */
+void embed_rows(Tensor out, Tensor table, const int *ids, int n);    /* out[i] = table[ids[i]] */
+void add_rows(Tensor x, Tensor table, int first);            /* x[i] += table[first + i] */
+void softmax_rows(Tensor x);                                 /* each row, in place */
+void l2_normalize(Tensor x);                                 /* each row: x / |x| */
+/* Patch embedding: image [H, W, C] -> [(H/k)*(W/k), c_out], row by row; k = stride, no padding. */
+Tensor patch_embed(Tensor image, const Conv *c);             /* scratch */
+KvCache kv_cache(int n_items, int max_len, int d);           /* keep */
+KvCache kv_cache_scratch(int n_items, int max_len, int d);
+/* items[i] of the cache becomes what item from[i] was: beams that changed places. */
+void    kv_reorder(KvCache *c, const int *from, int n_items);
+float   dot(const float *a, const float *b, int n);
+
+#endif

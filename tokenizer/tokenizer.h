@@ -1,0 +1,37 @@
+/* tokenizer.h -- text to token ids and back, as the Hugging Face tokenizers do it.
+ *
+ * A tokenizer.json is a small machine: added tokens are cut out, the rest is normalised, cut into
+ * words (pre-tokenizer), each word becomes ids (model), and the post-processor adds the special
+ * tokens. Legacy files (vocab.txt; vocab.json + merges.txt) are turned into the same machine. A
+ * component that mm does not know refuses to load: a guess would be silently wrong. */
+#ifndef TOKENIZER_H
+#define TOKENIZER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+typedef struct Tokenizer Tokenizer;
+typedef struct { int *id; int n; } Ids;
+
+/* The tokenizer of a model directory; dies with EXIT_FILE (4) if there is none or it is invalid. */
+Tokenizer *tok_load(const char *dir);
+
+enum {
+    TOK_SPECIAL = 1,         /* add what the post-processor adds ([CLS] .. [SEP]) */
+    TOK_RAW     = 2          /* special tokens written in the text are text */
+};
+
+/* Text (any bytes; what is not UTF-8 becomes U+FFFD as Python's errors="replace" does) to ids, in
+ * scratch. */
+Ids tok_encode(const Tokenizer *t, const char *text, size_t n, int flags);
+
+/* Ids to text, zero-terminated, in scratch; ids that are not in the vocabulary are skipped, special
+ * tokens too if skip_special. The checkpoint's own decoder, with no second clean-up. */
+char *tok_decode(const Tokenizer *t, const int *id, int n, bool skip_special);
+
+int         tok_id(const Tokenizer *t, const char *piece);       /* -1: not there */
+const char *tok_piece(const Tokenizer *t, int id, size_t *n);    /* NULL: not there */
+int         tok_size(const Tokenizer *t);                        /* largest id + 1 */
+const char *tok_kind(const Tokenizer *t);                        /* "WordPiece", "BPE": for info */
+
+#endif

@@ -1,0 +1,23 @@
+/* types.h -- the few words that the kernels and the ground both speak. */
+#ifndef TYPES_H
+#define TYPES_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* How the elements of a tensor are stored. F32, F16 and BF16 can be computed with; I64, I32 and U8
+ * can be read; OTHER is a safetensors type that mm lists but does not use. */
+typedef enum { F32, F16, BF16, I64, I32, U8, OTHER } DType;
+
+/* The activations of the papers. Formulas: kernels/ref.c. */
+typedef enum { ACT_NONE, GELU, GELU_TANH, GELU_QUICK, SILU, RELU } Act;
+
+/* Calls fn(ctx, i, worker) once for every i in [0, n), spread over the threads of the pool, and
+ * returns when all are done. Which worker runs which i is not fixed, so a result must depend on i
+ * alone; `worker`, in [0, n_threads()), is for choosing a private workspace. */
+typedef void TaskFn(void *ctx, int i, int worker);
+void parallel_for(int n, TaskFn *fn, void *ctx);
+int  n_threads(void);
+
+#endif
