@@ -51,18 +51,20 @@ typedef struct {
  * hint may be NULL. */
 _Noreturn void fail(const char *code, const char *hint, const char *fmt, ...) PRINTF(3, 4);
 
-/* The landing place of fail(). Use: if (LANDING()) { item_error tells what happened } else { ... };
- * landing_clear() when the item is done. Scratch is reset by whoever lands. */
-extern jmp_buf  *landing;
+/* The landing place of fail(). The command loop sets it for one item and clears it after:
+ *     jmp_buf place;
+ *     if (setjmp(place) == 0) { landing = &place; ... the item ... } else { ... item_error ... }
+ *     landing = NULL; scratch_reset(mark);
+ * die_landing does the same for die(), whose message is then in item_error: for fuzzers and tests. */
+extern jmp_buf  *landing, *die_landing;
 extern ItemError item_error;
-#define landing_clear() (landing = NULL)
 
 /* s with control characters, bytes that are not UTF-8 and quotes escaped, cut at 200 characters;
  * one of a few static buffers, valid for the next seven calls. */
 const char *quoted(const char *s);
 const char *quoted_n(const char *s, size_t n);
 
-/* === Memory (tensor.c) =========================================================================
+/* === Memory (memory.c) =========================================================================
  *
  * Three lifetimes and no free(). File: mapped weights. keep: until exit. scratch: until the mark is
  * put back. Both arenas reserve address space once and never move; only the main thread allocates,
@@ -80,9 +82,10 @@ size_t keep_peak(void), scratch_peak(void);  /* bytes, for -v */
 size_t mul_size(size_t a, size_t b);
 size_t add_size(size_t a, size_t b);
 
-/* === Threads (tensor.c; parallel_for is in types.h) ============================================ */
+/* === Threads (threads.c; parallel_for is in types.h) =========================================== */
 
-/* Starts the pool. n = 0: the smaller of affinity and cgroup quota (v1 and v2), at least 1. */
+/* Starts the pool, once. n = 0: the smallest of the CPUs this process may run on, their physical
+ * (on hybrid processors: performance) cores, and the cgroup's quota rounded down; at least 1. */
 void threads_start(int n);
 /* How the default was found, in words, for `mm info --cpu`. */
 const char *threads_reason(void);
@@ -159,7 +162,7 @@ Ckpt      ckpt_parse(const char *name, const uint8_t *bytes, size_t n);
  * for what is there but unsafe. */
 char     *model_file(const char *dir, const char *name, size_t max, size_t *n);
 
-/* === Trace (tensor.c) ==========================================================================
+/* === Trace (trace.c) ===========================================================================
  *
  * trace(x, "vision_model.encoder.layers.%d.mlp", i) after each step that the reference names. Off:
  * nothing. With a sink, each call hands over the name (the k-th further call of a name gets ".k")
@@ -170,9 +173,10 @@ void trace_to(TraceFn *fn, void *ctx);       /* NULL: off; resets the counts */
 bool tracing(void);
 void trace(Tensor t, const char *fmt, ...) PRINTF(2, 3);
 void trace_map(Tensor t, int h, int w, const char *fmt, ...) PRINTF(4, 5);  /* [h*w, C] -> [1,C,h,w] */
-/* A sink that collects, and a writer: safetensors, F32, temp file + rename. */
-void trace_file_start(const char *path);     /* collects into memory */
-void trace_file_finish(void);                /* writes; dies with EXIT_OUTPUT */
+/* The sink of --trace FILE: everything goes into one safetensors file, F32, which gets its name when
+ * it is complete. Both die with EXIT_OUTPUT if it cannot be written. */
+void trace_file_start(const char *path);
+void trace_file_finish(void);
 
 /* === JSON (json.c) =============================================================================
  *
