@@ -72,18 +72,22 @@ typedef struct {
     int        *id;                  /* prompt and all; scratch */
     int         n, n_prompt;
     bool        stopped;             /* ended by the end token (which is in id) */
+    bool        full;                /* ended because the decoder's context is full */
     TokenInfo  *info;                /* one per generated token, if logprobs */
 } Generated;
 
 /* One step of a decoder: the next token's logits [n_beams, n_vocab] (scratch, or the model's own
- * buffer) for n_beams sequences whose newest n tokens are id [n_beams, n]; from, if not NULL, says
- * which beam of the last step each beam continues. */
+ * buffer, valid until the next step) for n_beams sequences whose newest n tokens are
+ * id [n_beams, n]; from, if not NULL, says which beam of the last step each beam continues. The
+ * first step brings the prompt, for one beam. */
 typedef struct Decoder {
     Tensor (*step)(void *model, const int *id, int n_beams, int n, const int *from);
     void   *model;
     int     end_id;                  /* generation stops after it */
+    int     max_len;                 /* prompt and new tokens together, at most */
 } Decoder;
 
+/* Greedy or beam search as transformers runs them. o.max_tokens must be set (>= 0). */
 Generated generate(const Decoder *dec, const int *prompt, int n_prompt, GenOptions o);
 
 /* === BERT (bert.c) ============================================================================= */
@@ -96,9 +100,25 @@ typedef struct {
     int  d_image;                    /* > 0: cross-attention to image rows of this width: BLIP */
 } BertOptions;
 
+/* What one call adds; {0} is an encoder that sees all of its n tokens at once. */
+typedef struct {
+    Tensor   memory;                 /* cross-attention to these rows [n_kv, d_image]; absent: none */
+    KvCache *cross;                  /* one per layer, for the memory's keys and values: computed by
+                                      * the first call, used by all later ones; NULL: not kept */
+    KvCache *self;                   /* one per layer: a decoder. Causal, after what came before */
+} BertArgs;
+
 Bert  *bert_load(Ckpt ck, Json config, BertOptions o);      /* ck at "embeddings", "encoder" */
-/* ids [n] -> [n, d]. image: absent, or [n_kv, d_image] for cross-attention. Scratch. */
-Tensor bert_forward(Bert *b, const int *ids, int n, Tensor image, const char *trace_prefix);
+/* The language-model head, ck at "transform", "decoder", "bias". */
+void   bert_load_head(Bert *b, Ckpt ck);
+/* ids [n_items, n] -> [n_items, n, d], or [n, d] if n_items is 1. Scratch. Texts longer than
+ * bert_max_tokens fail the item. */
+Tensor bert_forward(Bert *b, const int *ids, int n_items, int n, BertArgs args);
+void   bert_logits(Tensor out, Tensor x, const Bert *b);    /* [.., d] -> [.., n_vocab] */
+int    bert_layers(const Bert *b), bert_dim(const Bert *b), bert_vocab(const Bert *b);
+int    bert_max_tokens(const Bert *b);
+/* n_layers empty caches of n_items items and max_len rows of bert_dim; scratch. */
+KvCache *bert_caches(const Bert *b, int n_items, int max_len);
 
 /* A sentence encoder: BERT, pooled and, if its modules.json says so, normalised. */
 typedef struct Sentence Sentence;
@@ -113,7 +133,9 @@ typedef struct Vit Vit;
 /* CLIP's (vision_config, names of CLIPVisionModel) and BLIP's; told apart by the loader called. */
 Vit   *vit_load_clip(Ckpt ck, Json config);
 Vit   *vit_load_blip(Ckpt ck, Json config);
-Tensor vit_forward(Vit *v, Tensor image);                   /* [H, W, 3] -> [n_tok, d]; see vit.c */
+/* [H, W, 3] -> [n_patch+1, d], scratch. BLIP: after the final norm; CLIP: before it. */
+Tensor vit_forward(Vit *v, Tensor image);
+Tensor vit_pool(Vit *v, Tensor x);                          /* CLIP: the final norm of row 0, [1, d] */
 int    vit_image_size(const Vit *v), vit_dim(const Vit *v);
 
 /* === CLIP (clip.c) ============================================================================= */
@@ -129,14 +151,22 @@ int    clip_image_size(const Clip *c), clip_dim(const Clip *c);
 
 typedef struct Blip Blip;
 typedef enum { BLIP_CAPTION, BLIP_VQA, BLIP_ITM } BlipKind;
+
+/* A picture as the texts see it: what the vision tower made of it, and each text layer's keys and
+ * values of it, which the first text that asks fills in. Several texts may use one. Scratch. */
+typedef struct {
+    Tensor   states;                 /* [n_patch+1, d_image] */
+    KvCache *cross;                  /* one per text layer */
+} BlipImage;
+
 Blip     *blip_load(Ckpt ck, Json config);                  /* the kind is told by the tensors */
 BlipKind  blip_kind(const Blip *b);
-Tensor    blip_image(Blip *b, Tensor image);                /* -> [n_patch+1, d_image] */
+BlipImage blip_image(Blip *b, Tensor image);                /* image [H, W, 3] */
 /* ids are those of the tokenizer with its special tokens ([CLS] .. [SEP]); n 0: no prompt. */
-Generated blip_caption(Blip *b, Tensor image, const int *ids, int n, GenOptions o);
-Generated blip_answer(Blip *b, Tensor image, const int *ids, int n, GenOptions o);
+Generated blip_caption(Blip *b, BlipImage image, const int *ids, int n, GenOptions o);
+Generated blip_answer(Blip *b, BlipImage image, const int *ids, int n, GenOptions o);
 /* P(match), and the cosine of the contrastive heads. */
-void      blip_match(Blip *b, Tensor image, const int *ids, int n, float *match, float *cosine);
+void      blip_match(Blip *b, BlipImage image, const int *ids, int n, float *match, float *cosine);
 int       blip_image_size(const Blip *b);
 
 /* === Where a model is (hub.c) ================================================================== */

@@ -249,6 +249,8 @@ typedef struct {                             /* what one call adds; {0} is plain
 
 typedef struct { Linear up, gate, down; Act act; } Mlp;     /* down(act(up x)), or gated */
 
+/* Matrices stay in the file as they are. Vectors (biases, norms) are F32 from here on: those stored
+ * as F16 or BF16 are converted once, into keep. */
 Linear linear_load(Ckpt ck, const char *name, int n_out, int n_in);  /* .weight, .bias if there */
 Norm   norm_load(Ckpt ck, const char *name, int d, float eps);       /* .weight/.bias or gamma/beta */
 Conv   conv_load(Ckpt ck, const char *name, int c_out, int c_in, int k, int stride, int pad);
