@@ -8,7 +8,7 @@
 
 #define MM_VERSION "0.1.0"
 
-/* === Pictures (image.c) ======================================================================== */
+/* === Pictures (image.c) ======================================================================= */
 
 typedef struct { int w, h; uint8_t *rgb; } Image;           /* [h, w, 3], in scratch */
 
@@ -57,7 +57,7 @@ Preprocess preprocess_load(const char *dir, Preprocess standard);
 Preprocess preprocess_clip(int size), preprocess_blip(int size);    /* the classes' defaults */
 Tensor     preprocess(Image in, const Preprocess *p);       /* [h, w, 3] F32, scratch */
 
-/* === Generation (sample.c) ===================================================================== */
+/* === Generation (sample.c) ==================================================================== */
 
 typedef struct {
     int max_tokens;                  /* new tokens at most; < 0: the model's default */
@@ -90,7 +90,7 @@ typedef struct Decoder {
 /* Greedy or beam search as transformers runs them. o.max_tokens must be set (>= 0). */
 Generated generate(const Decoder *dec, const int *prompt, int n_prompt, GenOptions o);
 
-/* === BERT (bert.c) ============================================================================= */
+/* === BERT (bert.c) ============================================================================ */
 
 typedef struct Bert Bert;
 
@@ -124,10 +124,10 @@ KvCache *bert_caches(const Bert *b, int n_items, int max_len);
 typedef struct Sentence Sentence;
 Sentence *sentence_load(const char *dir, Ckpt ck, Json config);
 Tensor    sentence_forward(Sentence *s, const int *ids, int n);     /* [1, d] */
-int       sentence_max_tokens(const Sentence *s);           /* longer texts are cut, keeping the end */
+int       sentence_max_tokens(const Sentence *s);           /* longer ones: cut, the end kept */
 int       sentence_dim(const Sentence *s);
 
-/* === Image encoders (vit.c) ==================================================================== */
+/* === Image encoders (vit.c) =================================================================== */
 
 typedef struct Vit Vit;
 /* CLIP's (vision_config, names of CLIPVisionModel) and BLIP's; told apart by the loader called. */
@@ -138,16 +138,16 @@ Tensor vit_forward(Vit *v, Tensor image);
 Tensor vit_pool(Vit *v, Tensor x);                          /* CLIP: the final norm of row 0, [1, d] */
 int    vit_image_size(const Vit *v), vit_dim(const Vit *v);
 
-/* === CLIP (clip.c) ============================================================================= */
+/* === CLIP (clip.c) ============================================================================ */
 
 typedef struct Clip Clip;
 Clip  *clip_load(Ckpt ck, Json config);
-Tensor clip_image(Clip *c, Tensor image);                   /* [H, W, 3] -> [1, d_proj], not normalised */
+Tensor clip_image(Clip *c, Tensor image);                   /* -> [1, d_proj], not normalised */
 Tensor clip_text(Clip *c, const int *ids, int n);           /* -> [1, d_proj]; cut to the context */
 float  clip_logit_scale(const Clip *c);                     /* exp'd: about 100 */
 int    clip_image_size(const Clip *c), clip_dim(const Clip *c);
 
-/* === BLIP (blip.c) ============================================================================= */
+/* === BLIP (blip.c) ============================================================================ */
 
 typedef struct Blip Blip;
 typedef enum { BLIP_CAPTION, BLIP_VQA, BLIP_ITM } BlipKind;
@@ -169,7 +169,7 @@ Generated blip_answer(Blip *b, BlipImage image, const int *ids, int n, GenOption
 void      blip_match(Blip *b, BlipImage image, const int *ids, int n, float *match, float *cosine);
 int       blip_image_size(const Blip *b);
 
-/* === Where a model is (hub.c) ================================================================== */
+/* === Where a model is (hub.c) ================================================================= */
 
 typedef struct {
     const char *dir;                 /* the model directory */

@@ -1,7 +1,7 @@
 /* tensor.c -- errors, and tensors as views.
  *
- * mm is a process that runs one command and ends, so errors end it: with a message for people and an
- * exit code for scripts. The one exception is a batch, where a bad picture must not lose the other
+ * mm is a process that runs one command and ends, so errors end it: with a message for people and
+ * an exit code for scripts. The one exception is a batch, where a bad picture must not lose the other
  * ten thousand: fail() returns to the landing place that the command loop has set. Nothing needs to
  * be freed on the way, since memory is given back by resetting scratch (memory.c).
  *
@@ -14,7 +14,7 @@
 
 #include "tensor.h"
 
-/* === Errors ==================================================================================== */
+/* === Errors =================================================================================== */
 
 jmp_buf  *landing, *die_landing;
 ItemError item_error;
@@ -109,7 +109,7 @@ const char *quoted(const char *s)
     return s ? quoted_n(s, strlen(s)) : "(none)";
 }
 
-/* === Tensors =================================================================================== */
+/* === Tensors ================================================================================== */
 
 static const struct { const char *name; size_t size; } DTYPES[] = {
     [F32] = {"F32", 4}, [F16] = {"F16", 2}, [BF16] = {"BF16", 2}, [I64] = {"I64", 8},

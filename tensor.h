@@ -55,7 +55,7 @@ _Noreturn void fail(const char *code, const char *hint, const char *fmt, ...) PR
  *     jmp_buf place;
  *     if (setjmp(place) == 0) { landing = &place; ... the item ... } else { ... item_error ... }
  *     landing = NULL; scratch_reset(mark);
- * die_landing does the same for die(), whose message is then in item_error: for fuzzers and tests. */
+ * die_landing does the same for die(), whose message is then in item_error: for fuzzers. */
 extern jmp_buf  *landing, *die_landing;
 extern ItemError item_error;
 
@@ -82,7 +82,7 @@ size_t keep_peak(void), scratch_peak(void);  /* bytes, for -v */
 size_t mul_size(size_t a, size_t b);
 size_t add_size(size_t a, size_t b);
 
-/* === Threads (threads.c; parallel_for is in types.h) =========================================== */
+/* === Threads (threads.c; parallel_for is in types.h) ========================================== */
 
 /* Starts the pool, once. n = 0: the smallest of the CPUs this process may run on, their physical
  * (on hybrid processors: performance) cores, and the cgroup's quota rounded down; at least 1. */
@@ -138,12 +138,12 @@ Ckpt      ckpt_open(const char *dir);
 Ckpt      ckpt_at(Ckpt ck, const char *fmt, ...) PRINTF(2, 3);   /* prefix + formatted */
 bool      ckpt_has(Ckpt ck, const char *name);
 /* The tensor prefix+name of exactly this shape (unused dimensions: omit, see the macros), and of a
- * type that can be computed with; anything else dies. ckpt_opt gives {0} where the name is absent. */
+ * type that can be computed with; anything else dies. ckpt_opt gives {0} if the name is absent. */
 Tensor    ckpt_get_shape(Ckpt ck, const char *name, int ndim, const int *dim);
 Tensor    ckpt_opt_shape(Ckpt ck, const char *name, int ndim, const int *dim);
-#define   ckpt_get(ck, name, ...) ckpt_get_shape(ck, name, CKPT_NDIM(__VA_ARGS__), (int[]){__VA_ARGS__})
-#define   ckpt_opt(ck, name, ...) ckpt_opt_shape(ck, name, CKPT_NDIM(__VA_ARGS__), (int[]){__VA_ARGS__})
-#define   CKPT_NDIM(...) ((int)(sizeof (int[]){__VA_ARGS__} / sizeof(int)))
+#define   ckpt_get(ck, name, ...) ckpt_get_shape(ck, name, SHAPE(__VA_ARGS__))
+#define   ckpt_opt(ck, name, ...) ckpt_opt_shape(ck, name, SHAPE(__VA_ARGS__))
+#define   SHAPE(...) (int)(sizeof (int[]){__VA_ARGS__} / sizeof(int)), (int[]){__VA_ARGS__}
 /* One element as float: logit_scale and the like, shape [] or [1]. */
 float     ckpt_scalar(Ckpt ck, const char *name);
 /* Marks tensors as known but not used: exact names after the prefix, or with one '*' in them. */
@@ -172,8 +172,9 @@ typedef void TraceFn(void *ctx, const char *name, Tensor t);
 void trace_to(TraceFn *fn, void *ctx);       /* NULL: off; resets the counts */
 bool tracing(void);
 void trace(Tensor t, const char *fmt, ...) PRINTF(2, 3);
-void trace_map(Tensor t, int h, int w, const char *fmt, ...) PRINTF(4, 5);  /* [h*w, C] -> [1,C,h,w] */
-/* The sink of --trace FILE: everything goes into one safetensors file, F32, which gets its name when
+/* t [h*w, C] as [1, C, h, w] */
+void trace_map(Tensor t, int h, int w, const char *fmt, ...) PRINTF(4, 5);
+/* The sink of --trace FILE: everything goes into one safetensors file, F32, that gets its name when
  * it is complete. Both die with EXIT_OUTPUT if it cannot be written. */
 void trace_file_start(const char *path);
 void trace_file_finish(void);
@@ -196,7 +197,7 @@ Json     json_parse(const char *name, const char *text, size_t n, int max_depth,
 bool     json_is(Json j, JsonType t);        /* false for what is absent */
 JsonType json_type(Json j);                  /* JSON_NULL for what is absent */
 Json     json_get(Json object, const char *key);           /* {0} if absent or not an object */
-int      json_len(Json j);                   /* elements of an array or members of an object, else 0 */
+int      json_len(Json j);                   /* elements of an array, members of an object; else 0 */
 Json     json_first(Json j);                 /* first element or member; {0} if none */
 Json     json_next(Json j);                  /* its next sibling */
 Json     json_at(Json array, int i);         /* the i-th element; walks the list */
@@ -252,7 +253,7 @@ typedef struct { Linear up, gate, down; Act act; } Mlp;     /* down(act(up x)), 
 /* Matrices stay in the file as they are. Vectors (biases, norms) are F32 from here on: those stored
  * as F16 or BF16 are converted once, into keep. */
 Linear linear_load(Ckpt ck, const char *name, int n_out, int n_in);  /* .weight, .bias if there */
-Norm   norm_load(Ckpt ck, const char *name, int d, float eps);       /* .weight/.bias or gamma/beta */
+Norm   norm_load(Ckpt ck, const char *name, int d, float eps);       /* weight/bias or gamma/beta */
 Conv   conv_load(Ckpt ck, const char *name, int c_out, int c_in, int k, int stride, int pad);
 Linear linear_rows(Linear l, int first, int n);              /* a part of a fused projection */
 

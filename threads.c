@@ -12,7 +12,7 @@
  * threads than free processors a sleeping worker delays nobody.
  *
  * How many threads: containers limit processor time by quota, which the number of processors does
- * not show; a program that starts 64 threads on a quota of 2 runs tens of times slower, not faster. */
+ * not show; a program that starts 64 threads on a quota of 2 runs tens of times slower. */
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -58,7 +58,7 @@ static void take_tasks(int worker)
         pool.fn(pool.ctx, i, worker);
 }
 
-/* Waits for a job newer than `seen`: awake for a moment, then asleep. Returns with the lock held. */
+/* Waits for a job newer than `seen`: awake for a moment, then asleep. Returns with the lock. */
 static unsigned wait_for_job(unsigned seen)
 {
     for (int i = 0; i < SPINS && atomic_load(&pool.job) == seen; i++) PAUSE();
@@ -117,7 +117,7 @@ void parallel_for(int n, TaskFn *fn, void *ctx)
     pthread_mutex_unlock(&pool.lock);
 }
 
-/* === How many ================================================================================== */
+/* === How many ================================================================================= */
 
 /* The first line of a small file of /proc or /sys; false if there is none. */
 static bool read_line(const char *path, char *line, int size)

@@ -37,7 +37,7 @@ static int times_seen(const char *name)
     for (Seen *s = seen; s; s = s->next)
         if (strcmp(s->name, name) == 0) return ++s->n;
     Seen *s = keep_bytes(sizeof *s + strlen(name) + 1);
-    strcpy(s->name, name);
+    memcpy(s->name, name, strlen(name) + 1);
     s->next = seen;
     seen = s;
     return 0;
@@ -79,7 +79,7 @@ void trace_map(Tensor t, int h, int w, const char *fmt, ...)
     scratch_reset(mark);
 }
 
-/* === --trace FILE ============================================================================== */
+/* === --trace FILE ============================================================================= */
 
 static struct {
     const char *path;
