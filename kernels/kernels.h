@@ -61,8 +61,10 @@ void attention_heads(const Attention *a);
 /* === Micro-kernels ============================================================================= */
 
 typedef struct {
-    /* few rows: c[j] = a . W[j] for j < n; W [n, k] dense, as stored, of the type of the slot */
-    void (*gemv[3])(float *c, const float *a, const void *W, int n, int k);          /* F32 F16 BF16 */
+    /* few rows: C[i][j] = A[i] . W[j], i < m, j < n; W as stored, of the type of the slot, its rows
+     * ldw elements apart. Each element is summed in the same order whatever m and n are */
+    void (*few[3])(float *C, int ldc, const float *A, int lda, const void *W, int ldw,
+                   int m, int n, int k);                                    /* F32 F16 BF16 */
     /* many rows: C[mr, nr] (+)= A[mr, k] . P[k, nr], where P is a packed panel: k rows of tile_n
      * elements, padded with zeros beyond the matrix. mr <= tile_m, nr <= tile_n. */
     int tile_m, tile_n;
@@ -74,6 +76,8 @@ typedef struct {
     float (*dot)(const float *a, const float *b, int n);
     void  (*axpy)(float *y, float s, const float *x, int n);            /* y += s x */
     void  (*scale)(float *y, float s, int n);                           /* y *= s */
+    /* y[c] += sum of p[j] V[j][c] over j < n, for c < d: a weighted sum of rows, ldv apart */
+    void  (*mix)(float *y, const float *p, const float *V, int ldv, int n, int d);
     void  (*add)(float *y, const float *x, int n);                      /* y += x */
     void  (*mul)(float *y, const float *x, int n);                      /* y *= x */
     float (*max)(const float *x, int n);

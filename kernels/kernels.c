@@ -1,0 +1,108 @@
+/* kernels.c -- which instructions this CPU has, and the table filled accordingly.
+ *
+ * A level is a row of LEVELS[]: a name, a question to the CPU, and a function that overwrites the
+ * slots it does better. Rows are tried from the first to the last, so each level stands on those
+ * before it and none needs to be complete.
+ *
+ * Easy to get wrong:
+ *   - That a CPU has AVX is not enough: the operating system must save its registers when it
+ *     switches tasks. It says so in XCR0, readable only if CPUID shows OSXSAVE; XGETBV without it
+ *     is an illegal instruction.
+ *   - One wide instruction before this question has been asked ends the program on an old CPU.
+ *     Hence this file, like all but the level files, is compiled for the oldest CPU of the
+ *     architecture, and level files keep their helpers static: an inline function of a header
+ *     compiled with -mavx2 may be the copy that the linker keeps for everybody. */
+#include "kernels.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
+
+Kernels kernel;
+
+static bool always(void) { return true; }
+
+#if defined(__x86_64__)
+/* Register files that the operating system saves: bits of XCR0. */
+enum { XCR0_YMM = 0x6, XCR0_ZMM = 0xe6 };       /* SSE | AVX; and opmask, upper halves, zmm16-31 */
+
+static unsigned os_saves(void)
+{
+    unsigned a, b, c, d;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE))
+        return 0;
+    __asm__ volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
+    return a;
+}
+
+static bool has_avx2(void)
+{
+    unsigned a, b, c, d, need = bit_AVX | bit_FMA | bit_F16C;
+    if ((os_saves() & XCR0_YMM) != XCR0_YMM)
+        return false;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & need) != need)
+        return false;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_AVX2);
+}
+
+static bool has_avx512(void)
+{
+    unsigned a, b, c, d, need = bit_AVX512F | bit_AVX512BW | bit_AVX512VL | bit_AVX512DQ;
+    if (!has_avx2() || (os_saves() & XCR0_ZMM) != XCR0_ZMM)
+        return false;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & need) == need;
+}
+#elif defined(__aarch64__)
+static bool has_neon(void) { return getauxval(AT_HWCAP) & HWCAP_ASIMD; }
+#endif
+
+typedef struct {
+    const char *name;
+    bool      (*has)(void);
+    void      (*fill)(Kernels *k);
+} Level;
+
+static const Level LEVELS[] = {
+    { "ref", always, kernels_ref },
+#if defined(__x86_64__)
+    { "avx2", has_avx2, kernels_avx2 },
+    { "avx512", has_avx512, kernels_avx512 },
+#elif defined(__aarch64__)
+    { "neon", has_neon, kernels_neon },
+#endif
+};
+enum { N_LEVELS = sizeof LEVELS / sizeof *LEVELS };
+
+static int level;                               /* index of the level in force */
+
+bool kernels_init(const char *cap)
+{
+    int best = -1;
+    for (int i = 0; i < N_LEVELS && LEVELS[i].has(); i++) {
+        best = i;
+        if (cap && *cap && !strcmp(cap, LEVELS[i].name))
+            break;
+    }
+    if (cap && *cap && strcmp(cap, LEVELS[best].name))
+        return false;
+    for (int i = 0; i <= best; i++)
+        LEVELS[i].fill(&kernel);
+    level = best;
+    return true;
+}
+
+const char *kernels_level(void) { return LEVELS[level].name; }
+
+const char *kernels_available(void)
+{
+    static char list[64];
+    int n = 0;
+    for (int i = 0; i < N_LEVELS && LEVELS[i].has(); i++)
+        n += snprintf(list + n, sizeof list - (size_t)n, "%s%s", i ? " " : "", LEVELS[i].name);
+    return list;
+}
