@@ -38,14 +38,46 @@ $(BUILD)/kernels/avx2.o:   ISA = -mavx2 -mfma -mf16c
 $(BUILD)/kernels/avx512.o: ISA = -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c
 
 # The tests: each file of test/*.c is a program.
-TESTS = $(patsubst test/%.c,%,$(wildcard test/*.c))
+TESTS = $(patsubst test/%.c,$(BUILD)/test/%,$(wildcard test/*.c))
+tests: $(TESTS)
 $(BUILD)/test/%: $(BUILD)/test/%.o $(OBJ)
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
-test/%: $(BUILD)/test/%
-	@cp -f $< $@
+
+deps:
+	@./deps.sh "$(CC)" "$(STB)"
+
+test: deps
+	@$(MAKE) --no-print-directory all tests
+	@test/run.sh $(BUILD)
+
+# Everything once more under AddressSanitizer and UBSan: slower, and it sees what nobody else sees.
+DEBUG = BUILD=build-debug OPT='-O1 -g' SANITIZE='-fsanitize=address,undefined'
+debug:
+	@$(MAKE) --no-print-directory $(DEBUG) build-debug/mm
+debug-test:
+	@$(MAKE) --no-print-directory $(DEBUG) build-debug/mm tests
+	@UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 test/run.sh build-debug
+
+# A small checkpoint with random weights and a picture: what mm does, where no model is at hand.
+$(BUILD)/demo: models/demo.c
+	@mkdir -p $(BUILD)
+	$(CC) $(OPT) $(CSTD) $(WARN) -isystem $(STB) -o $@ $< -lm
+demo: deps
+	@$(MAKE) --no-print-directory all $(BUILD)/demo
+	@$(BUILD)/demo $(BUILD)/demo-files
+	@echo '$$ mm caption -m $(BUILD)/demo-files/blip $(BUILD)/demo-files/scene.png'
+	@./mm caption -m $(BUILD)/demo-files/blip $(BUILD)/demo-files/scene.png
+	@echo
+	@echo 'This model was not trained: its weights are random, and its words mean nothing yet.'
+	@echo 'For captions that do: fetch Salesforce/blip-image-captioning-base, then'
+	@echo '    ./mm caption -m FOLDER photo.jpg'
+
+# Binary and size as they are given away.
+strip: mm
+	strip mm
 
 clean:
-	rm -rf build mm
+	rm -rf build build-debug build-ci build-fuzz mm
 
-.PHONY: all clean
+.PHONY: all tests deps test debug debug-test demo strip clean
 .SECONDARY:
