@@ -197,6 +197,7 @@ Json     json_parse(const char *name, const char *text, size_t n, int max_depth,
 bool     json_is(Json j, JsonType t);        /* false for what is absent */
 JsonType json_type(Json j);                  /* JSON_NULL for what is absent */
 Json     json_get(Json object, const char *key);           /* {0} if absent or not an object */
+Json     json_get_n(Json object, const char *key, size_t n);   /* a key that may hold zero bytes */
 int      json_len(Json j);                   /* elements of an array, members of an object; else 0 */
 Json     json_first(Json j);                 /* first element or member; {0} if none */
 Json     json_next(Json j);                  /* its next sibling */
@@ -219,6 +220,10 @@ Act      json_act(Json object, const char *key, Act standard);   /* "gelu", "qui
 /* die(EXIT_FILE) or fail(), as the document was opened: "FILE: key PATH " + message. */
 _Noreturn void json_error(Json j, const char *fmt, ...) PRINTF(2, 3);
 const char *json_doc_name(Json j);
+
+/* SipHash-1-3 keyed with random bytes of this process and salt: no file can be built so that its
+ * strings collide. For tables only: the values differ from run to run. */
+uint64_t hash_bytes(const void *bytes, size_t n, uint64_t salt);
 
 /* === Layers (nn.c) =============================================================================
  *
