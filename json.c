@@ -350,8 +350,8 @@ static uint32_t parse_key(JsonDoc *d, size_t *at, uint32_t object)
     if (*slot) {
         char path[512], msg[1024];
         snprintf(msg, sizeof msg, "key %s stands twice, in line %zu and line %zu (byte %zu),"
-                 " expected once", path_of(path, sizeof path, d, *slot), line_of(d, d->nodes[*slot].start),
-                 line_of(d, start), start);
+                 " expected once", path_of(path, sizeof path, d, *slot),
+                 line_of(d, d->nodes[*slot].start), line_of(d, start), start);
         doc_error(d, msg);
     }
     *slot = d->n_nodes;                          /* the value that comes next */

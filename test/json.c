@@ -205,9 +205,11 @@ static void large(void)
     size_t mark = scratch_mark(), n = 0, size = (size_t)N * 48;
     char *text = scratch_bytes(size);
     n += (size_t)snprintf(text + n, size - n, "{\"vocab\":{");
-    for (int i = 0; i < N; i++) n += (size_t)snprintf(text + n, size - n, "%s\"w%x\":%d", i ? "," : "", i, i);
+    for (int i = 0; i < N; i++)
+        n += (size_t)snprintf(text + n, size - n, "%s\"w%x\":%d", i ? "," : "", i, i);
     n += (size_t)snprintf(text + n, size - n, "},\"merges\":[");
-    for (int i = 0; i < N; i++) n += (size_t)snprintf(text + n, size - n, "%s\"w%x w\"", i ? "," : "", i);
+    for (int i = 0; i < N; i++)
+        n += (size_t)snprintf(text + n, size - n, "%s\"w%x w\"", i ? "," : "", i);
     n += (size_t)snprintf(text + n, size - n, "]}");
     clock_t start = clock();
     Json j = json_parse("large", text, n, 8, 0);
