@@ -229,7 +229,10 @@ uint64_t hash_bytes(const void *bytes, size_t n, uint64_t salt);
  *
  * Shared sub-layers; how they are wired is up to the family. Output first, as in memcpy. x and out
  * are [n_tok, d] or [n_items, n_tok, d]; out may be x where stated. An absent weight or bias is a
- * tensor with data NULL. A shape that does not fit is a bug(). */
+ * tensor with data NULL. A shape that does not fit is a bug().
+ *
+ * Linear, norm, embedding and convolution trace their output by the name of their weight, so model
+ * files trace only what is composed of them. */
 
 typedef struct { Tensor w, b; } Linear;      /* [n_out, n_in], [n_out] or absent */
 typedef struct { Tensor w, b; float eps; bool rms; } Norm;
@@ -241,6 +244,7 @@ typedef struct {                             /* weights of one attention sub-lay
     Linear q, k, v, o;
     int    n_heads, n_kv_heads, head_dim;
     float  scale;                            /* of q.k: 1/sqrt(head_dim), mostly */
+    const char *trace;                       /* name of what the heads give; NULL: none */
 } Attn;
 
 typedef struct {                             /* what one call adds; {0} is plain self-attention */
@@ -250,10 +254,13 @@ typedef struct {                             /* what one call adds; {0} is plain
     Tensor      memory;                      /* cross-attention: k and v come from here [n_kv, d_m],
                                               * for all items alike; with a cache they are computed
                                               * at the first call and kept */
-    const char *trace;                       /* name of the module, for trace(); NULL: none */
 } AttnArgs;
 
-typedef struct { Linear up, gate, down; Act act; } Mlp;     /* down(act(up x)), or gated */
+typedef struct {                             /* down(act(up x)), or down(act(gate x) * up x) */
+    Linear up, gate, down;
+    Act    act;
+    const char *trace;                       /* name of the hidden units; NULL: none */
+} Mlp;
 
 /* Matrices stay in the file as they are. Vectors (biases, norms) are F32 from here on: those stored
  * as F16 or BF16 are converted once, into keep. */
@@ -270,6 +277,9 @@ void attention(Tensor out, Tensor x, const Attn *a, AttnArgs args);
 void attend(Tensor out, Tensor q, Tensor k, Tensor v, const Attn *a, Tensor bias, bool causal);
 void mlp(Tensor out, Tensor x, const Mlp *m);                /* out may be x */
 void add(Tensor x, Tensor y);                                /* x += y */
+/* As PyTorch has it: [n_tok, d] is [1, n_tok, d], and what belongs to no token is [d], there [1, d]. */
+Tensor as_batch(Tensor x);                   /* the name for trace(): one more dimension, of 1 */
+Tensor as_vector(Tensor x);                  /* [1, d] -> [d] */
 void embed_rows(Tensor out, Tensor table, const int *ids, int n);    /* out[i] = table[ids[i]] */
 void add_rows(Tensor x, Tensor table, int first);            /* x[i] += table[first + i] */
 void softmax_rows(Tensor x);                                 /* each row, in place */

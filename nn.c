@@ -1,0 +1,499 @@
+/* nn.c -- the layers that all models share, in terms of kernels.h.
+ *
+ * Linear, LayerNorm, RMSNorm (arXiv 1607.06450, 1910.07467), multi-head attention with grouped keys
+ * and values (1706.03762, 2305.13245), MLP, embedding, patch embedding. How they are wired - before
+ * or after the norm, in parallel - is the business of the model files.
+ *
+ *   linear      x [n_tok, n_in]        -> out [n_tok, n_out]      out = x W^T + b
+ *   attention   x [n_tok, d]           -> q [n_tok, n_heads*head_dim], k, v [n_kv, n_kv_heads*head_dim]
+ *               softmax(q k^T scale + bias) v, head by head -> o -> out [n_tok, d]
+ *   mlp         x [n_tok, d]           -> act(up x) [n_tok, d_ff] -> down -> out [n_tok, d]
+ *   patch_embed image [H, W, C]        -> [(H/k)*(W/k), c_out]
+ *
+ * The work is cut into pieces by the sizes of one item alone, never by the number of threads or of
+ * items: the same item gives the same bits however many threads and neighbours it has.
+ *
+ * Easy to get wrong:
+ *   - Matrices are used as the checkpoint stores them; vectors are F32, converted at load.
+ *   - The kernels choose their way of multiplying by the rows of one item, so an item of a batch
+ *     is handed over as [n_items, n_tok, d], not as [n_items*n_tok, d].
+ *   - With a cache, causal means: query i of n_q looks at keys 0 .. n_kv - n_q + i.
+ *   - PyTorch keeps a patch's weights as [c_in, k, k]; a patch of the picture is [k, k, c_in]. */
+#include <math.h>
+#include <string.h>
+
+#include "kernels/kernels.h"
+#include "tensor.h"
+
+/* --- Loading ---------------------------------------------------------------------------------- */
+
+/* A vector as F32: in place if it is stored so, else converted once, to stay. */
+static Tensor vector_f32(Tensor t)
+{
+    if (!t.data || t.dtype == F32) return t;
+    Tensor v = keep(1, (int)n_elem(t));
+    kernel.cvt[t.dtype](f32(v), t.data, (int)n_elem(t));
+    v.ndim = 1;
+    v.dim[0] = (int)n_elem(t);
+    v.name = t.name;
+    return v;
+}
+
+Linear linear_load(Ckpt ck, const char *name, int n_out, int n_in)
+{
+    ck = ckpt_at(ck, "%s.", name);
+    return (Linear){
+        .w = ckpt_get(ck, "weight", n_out, n_in),
+        .b = vector_f32(ckpt_opt(ck, "bias", n_out)),
+    };
+}
+
+/* gamma and beta are what TensorFlow called them: BERT's first checkpoints still do. */
+Norm norm_load(Ckpt ck, const char *name, int d, float eps)
+{
+    ck = ckpt_at(ck, "%s.", name);
+    bool old = !ckpt_has(ck, "weight") && ckpt_has(ck, "gamma");
+    return (Norm){
+        .w = vector_f32(ckpt_get(ck, old ? "gamma" : "weight", d)),
+        .b = vector_f32(ckpt_get(ck, old ? "beta" : "bias", d)),
+        .eps = eps,
+    };
+}
+
+Conv conv_load(Ckpt ck, const char *name, int c_out, int c_in, int k, int stride, int pad)
+{
+    ck = ckpt_at(ck, "%s.", name);
+    return (Conv){
+        .w = ckpt_get(ck, "weight", c_out, c_in, k, k),
+        .b = vector_f32(ckpt_opt(ck, "bias", c_out)),
+        .k = k, .stride = stride, .pad = pad,
+    };
+}
+
+/* Rows first .. first+n-1 of a vector. */
+static Tensor part(Tensor v, int first, int n)
+{
+    if (!v.data) return v;
+    v.data = (char *)v.data + (size_t)first * dtype_size(v.dtype);
+    v.dim[0] = n;
+    return v;
+}
+
+/* Has no name: the reference knows the fused projection only. */
+Linear linear_rows(Linear l, int first, int n)
+{
+    l = (Linear){ .w = rows(l.w, first, n), .b = part(l.b, first, n) };
+    l.w.name = NULL;
+    return l;
+}
+
+/* --- Rows in parallel ------------------------------------------------------------------------- */
+
+/* Waking the threads costs about as much as touching this many numbers. */
+enum { WORTH_THREADS = 1 << 15 };
+
+typedef void RowsFn(const void *ctx, int first, int n);
+typedef struct { RowsFn *fn; const void *ctx; int n_rows, n_block; } RowsJob;
+
+static void rows_task(void *ctx, int i, int worker)
+{
+    (void)worker;
+    const RowsJob *job = ctx;
+    int first = i * job->n_block, left = job->n_rows - first;
+    job->fn(job->ctx, first, left < job->n_block ? left : job->n_block);
+}
+
+/* Calls fn for all rows, block by block; what fn does to a row must not depend on its block. */
+static void for_rows(int n, int n_col, RowsFn *fn, const void *ctx)
+{
+    if ((size_t)n * (size_t)n_col < 2 * (size_t)WORTH_THREADS) {
+        fn(ctx, 0, n);
+        return;
+    }
+    RowsJob job = { fn, ctx, n, 1 + WORTH_THREADS / n_col };
+    parallel_for((n + job.n_block - 1) / job.n_block, rows_task, &job);
+}
+
+/* A scratch tensor with the rows of x and n_col columns. */
+static Tensor scratch_like(Tensor x, int n_col)
+{
+    return x.ndim == 3 ? scratch3(x.dim[0], x.dim[1], n_col) : scratch(n_rows(x), n_col);
+}
+
+static int n_items_of(Tensor x) { return x.ndim == 3 ? x.dim[0] : 1; }
+static int n_tok_of(Tensor x)   { return x.ndim == 3 ? x.dim[1] : n_rows(x); }
+
+/* Layers trace themselves: the reference calls a layer's output by the name of its weight without
+ * ".weight" (or ".gamma"). What has another ending is a bare parameter there, and has no output. */
+static bool layer_name(const char *weight, int *n)
+{
+    const char *end = weight ? strrchr(weight, '.') : NULL;
+    if (!end || (strcmp(end, ".weight") && strcmp(end, ".gamma"))) return false;
+    *n = (int)(end - weight);
+    return true;
+}
+
+static void trace_layer(Tensor out, Tensor weight)
+{
+    int n;
+    if (tracing() && layer_name(weight.name, &n))
+        trace(as_batch(out), "%.*s", n, weight.name);
+}
+
+Tensor as_batch(Tensor x)
+{
+    if (x.ndim > 2) return x;
+    Tensor t = { .data = x.data, .dtype = x.dtype, .ndim = x.ndim + 1, .dim = {1} };
+    for (int i = 0; i < x.ndim; i++) t.dim[i + 1] = x.dim[i];
+    return t;
+}
+
+Tensor as_vector(Tensor x)
+{
+    if (n_rows(x) != 1) bug("as_vector: %s", shape_string(x));
+    return (Tensor){ .data = x.data, .dtype = x.dtype, .ndim = 1, .dim = {n_cols(x)}, .name = x.name };
+}
+
+/* --- Linear ----------------------------------------------------------------------------------- */
+
+static void linear_with(Tensor out, Tensor x, const Linear *l, Epilogue e)
+{
+    int m = n_rows(x), n = l->w.dim[0], k = l->w.dim[1];
+    if (n_cols(x) != k || n_cols(out) != n || n_rows(out) != m)
+        bug("linear: %s %s from x %s to out %s", l->w.name ? l->w.name : "?", shape_string(l->w),
+            shape_string(x), shape_string(out));
+    e.bias = f32(l->b);
+    gemm(f32(out), n, f32(x), k, l->w.data, l->w.dtype, m, n, k, n_tok_of(x), e);
+}
+
+void linear(Tensor out, Tensor x, const Linear *l)
+{
+    linear_with(out, x, l, (Epilogue){ 0 });
+    trace_layer(out, l->w);
+}
+
+typedef struct { float *x; int d; Act act; } ActJob;
+
+static void act_block(const void *ctx, int first, int n)
+{
+    const ActJob *j = ctx;
+    kernel.act[j->act](j->x + (size_t)first * (size_t)j->d, n * j->d);
+}
+
+/* One pass over the output, unless the value before the activation is to be traced. */
+void linear_act(Tensor out, Tensor x, const Linear *l, Act act)
+{
+    if (!tracing()) {
+        linear_with(out, x, l, (Epilogue){ .act = act });
+        return;
+    }
+    linear(out, x, l);
+    for_rows(n_rows(out), n_cols(out), act_block, &(ActJob){ f32(out), n_cols(out), act });
+}
+
+void linear_add(Tensor out, Tensor x, const Linear *l)
+{
+    linear_with(out, x, l, (Epilogue){ .add = true });
+}
+
+/* --- Norms and other work on rows ------------------------------------------------------------- */
+
+typedef struct { float *y; const float *x; const Norm *n; int d; } NormJob;
+
+static void norm_rows(const void *ctx, int first, int n)
+{
+    const NormJob *j = ctx;
+    const Norm *p = j->n;
+    for (size_t i = (size_t)first * (size_t)j->d, k = 0; k < (size_t)n; k++, i += (size_t)j->d) {
+        if (p->rms) kernel.rmsnorm(j->y + i, j->x + i, f32(p->w), p->eps, j->d);
+        else        kernel.layernorm(j->y + i, j->x + i, f32(p->w), f32(p->b), p->eps, j->d);
+    }
+}
+
+void norm(Tensor out, Tensor x, const Norm *n)
+{
+    int d = n_cols(x);
+    if (n->w.dim[0] != d || n_cols(out) != d || n_rows(out) != n_rows(x))
+        bug("norm: %s %s from x %s to out %s", n->w.name ? n->w.name : "?", shape_string(n->w),
+            shape_string(x), shape_string(out));
+    for_rows(n_rows(x), d, norm_rows, &(NormJob){ f32(out), f32(x), n, d });
+    trace_layer(out, n->w);
+}
+
+typedef struct { float *x; const float *y; int d; } AddJob;
+
+static void add_block(const void *ctx, int first, int n)
+{
+    const AddJob *j = ctx;
+    size_t at = (size_t)first * (size_t)j->d;
+    kernel.add(j->x + at, j->y + at, n * j->d);
+}
+
+void add(Tensor x, Tensor y)
+{
+    if (n_rows(x) != n_rows(y) || n_cols(x) != n_cols(y))
+        bug("add: %s to %s", shape_string(y), shape_string(x));
+    for_rows(n_rows(x), n_cols(x), add_block, &(AddJob){ f32(x), f32(y), n_cols(x) });
+}
+
+void softmax_rows(Tensor x)
+{
+    int d = n_cols(x);
+    for (int i = 0; i < n_rows(x); i++) {
+        float *row = f32(x) + (size_t)i * (size_t)d;
+        float sum = kernel.exp_sum(row, row, kernel.max(row, d), d);
+        kernel.scale(row, 1.0f / sum, d);
+    }
+}
+
+/* A row of zeros stays zeros, as in torch.nn.functional.normalize. */
+void l2_normalize(Tensor x)
+{
+    int d = n_cols(x);
+    for (int i = 0; i < n_rows(x); i++) {
+        float *row = f32(x) + (size_t)i * (size_t)d;
+        float len = sqrtf(kernel.dot(row, row, d));
+        kernel.scale(row, 1.0f / fmaxf(len, 1e-12f), d);
+    }
+}
+
+float dot(const float *a, const float *b, int n)
+{
+    return kernel.dot(a, b, n);
+}
+
+/* --- Tables ----------------------------------------------------------------------------------- */
+
+static const void *table_row(Tensor table, int i)
+{
+    return (const char *)table.data + (size_t)i * (size_t)n_cols(table) * dtype_size(table.dtype);
+}
+
+void embed_rows(Tensor out, Tensor table, const int *ids, int n)
+{
+    int d = n_cols(table);
+    if (n_rows(out) != n || n_cols(out) != d)
+        bug("embed_rows: %d rows of %s to %s", n, shape_string(table), shape_string(out));
+    for (int i = 0; i < n; i++) {
+        if (ids[i] < 0 || ids[i] >= n_rows(table))
+            die(EXIT_FILE, "token %d, but tensor %s has %d rows\n"
+                "are the tokenizer and the weights from the same model?",
+                ids[i], quoted(table.name ? table.name : "?"), n_rows(table));
+        kernel.cvt[table.dtype](f32(out) + (size_t)i * (size_t)d, table_row(table, ids[i]), d);
+    }
+    trace_layer(out, table);
+}
+
+void add_rows(Tensor x, Tensor table, int first)
+{
+    int d = n_cols(x), n_tok = n_tok_of(x);
+    if (n_cols(table) != d || first < 0 || first + n_tok > n_rows(table))
+        bug("add_rows: rows %d.. of %s to %s", first, shape_string(table), shape_string(x));
+    size_t mark = scratch_mark();
+    Tensor used = scratch(n_tok, d);
+    kernel.cvt[table.dtype](f32(used), table_row(table, first), n_tok * d);
+    for (int i = 0; i < n_items_of(x); i++)
+        kernel.add(f32(x) + (size_t)i * n_elem(used), f32(used), n_tok * d);
+    trace_layer(used, table);
+    scratch_reset(mark);
+}
+
+/* --- Keys and values of the past -------------------------------------------------------------- */
+
+KvCache kv_cache(int n_items, int max_len, int d)
+{
+    int n = (int)mul_size((size_t)n_items, (size_t)max_len);
+    return (KvCache){ .k = items(keep(n, d), n_items), .v = items(keep(n, d), n_items) };
+}
+
+KvCache kv_cache_scratch(int n_items, int max_len, int d)
+{
+    return (KvCache){ .k = scratch3(n_items, max_len, d), .v = scratch3(n_items, max_len, d) };
+}
+
+static void reorder(Tensor t, int len, const int *from, int n_items)
+{
+    size_t item = (size_t)t.dim[1] * (size_t)t.dim[2], used = (size_t)len * (size_t)t.dim[2];
+    size_t mark = scratch_mark();
+    float *old = scratch_bytes(mul_size((size_t)t.dim[0], used * sizeof(float)));
+    for (int i = 0; i < t.dim[0]; i++)
+        memcpy(old + (size_t)i * used, f32(t) + (size_t)i * item, used * sizeof(float));
+    for (int i = 0; i < n_items; i++)
+        memcpy(f32(t) + (size_t)i * item, old + (size_t)from[i] * used, used * sizeof(float));
+    scratch_reset(mark);
+}
+
+void kv_reorder(KvCache *c, const int *from, int n_items)
+{
+    bool same = true;
+    for (int i = 0; i < n_items; i++) {
+        if (from[i] < 0 || from[i] >= c->k.dim[0] || n_items > c->k.dim[0])
+            bug("kv_reorder: item %d of %d from %d of %d", i, n_items, from[i], c->k.dim[0]);
+        same = same && from[i] == i;
+    }
+    if (same || !c->len) return;
+    reorder(c->k, c->len, from, n_items);
+    reorder(c->v, c->len, from, n_items);
+}
+
+/* Projects the tokens of x into rows len .. len+n_tok-1 of each item of the cache. */
+static void cache_project(Tensor cache, int len, Tensor x, const Linear *l)
+{
+    int n_items = n_items_of(x), n_tok = n_tok_of(x), d = cache.dim[2];
+    if (n_items > cache.dim[0] || len + n_tok > cache.dim[1])
+        bug("attention: %d items, rows %d..%d do not fit a cache %s", n_items, len,
+            len + n_tok - 1, shape_string(cache));
+    if (n_items == 1) {
+        linear(rows(flat(cache), len, n_tok), x, l);
+        return;
+    }
+    size_t mark = scratch_mark();
+    Tensor new = scratch_like(x, d);
+    linear(new, x, l);
+    size_t n = (size_t)n_tok * (size_t)d, item = (size_t)cache.dim[1] * (size_t)d;
+    for (int i = 0; i < n_items; i++)
+        memcpy(f32(cache) + (size_t)i * item + (size_t)len * (size_t)d, f32(new) + (size_t)i * n,
+               n * sizeof(float));
+    scratch_reset(mark);
+}
+
+/* --- Attention -------------------------------------------------------------------------------- */
+
+/* Keys and values as attention finds them: [n_kv, d_kv] of item i begins at i * stride. */
+typedef struct { const float *k, *v; int n_kv; size_t stride; } Keys;
+
+/* Cross-attention: the memory serves all items. */
+static Keys keys_of_memory(const Attn *a, const AttnArgs *args)
+{
+    int d = a->n_kv_heads * a->head_dim;
+    KvCache *c = args->cache;
+    if (!c) {
+        Tensor k = scratch(n_rows(args->memory), d), v = scratch(n_rows(args->memory), d);
+        linear(k, args->memory, &a->k);
+        linear(v, args->memory, &a->v);
+        return (Keys){ f32(k), f32(v), n_rows(args->memory), 0 };
+    }
+    if (!c->len) {
+        cache_project(c->k, 0, args->memory, &a->k);
+        cache_project(c->v, 0, args->memory, &a->v);
+        c->len = n_rows(args->memory);
+    }
+    return (Keys){ f32(c->k), f32(c->v), c->len, 0 };
+}
+
+/* Self-attention: each item has its own, those of the past first. */
+static Keys keys_of_self(Tensor x, const Attn *a, const AttnArgs *args)
+{
+    int d = a->n_kv_heads * a->head_dim;
+    KvCache *c = args->cache;
+    if (!c) {
+        Tensor k = scratch_like(x, d), v = scratch_like(x, d);
+        linear(k, x, &a->k);
+        linear(v, x, &a->v);
+        return (Keys){ f32(k), f32(v), n_tok_of(x), (size_t)n_tok_of(x) * (size_t)d };
+    }
+    cache_project(c->k, c->len, x, &a->k);
+    cache_project(c->v, c->len, x, &a->v);
+    c->len += n_tok_of(x);
+    return (Keys){ f32(c->k), f32(c->v), c->len, (size_t)c->k.dim[1] * (size_t)d };
+}
+
+static void attend_keys(Tensor out, Tensor q, Keys kv, const Attn *a, Tensor bias, bool causal)
+{
+    if (n_cols(q) != a->n_heads * a->head_dim || n_cols(out) != n_cols(q) ||
+        n_rows(out) != n_rows(q))
+        bug("attend: %d heads of %d from q %s to out %s", a->n_heads, a->head_dim,
+            shape_string(q), shape_string(out));
+    if (bias.data && n_elem(bias) % ((size_t)n_tok_of(q) * (size_t)kv.n_kv))
+        bug("attend: bias %s for %d queries, %d keys", shape_string(bias), n_tok_of(q), kv.n_kv);
+    attention_heads(&(Attention){
+        .out = f32(out), .q = f32(q), .k = kv.k, .v = kv.v, .kv_stride = kv.stride,
+        .bias = f32(bias), .bias_heads = bias.data && bias.ndim == 3 ? bias.dim[0] : 1,
+        .n_items = n_items_of(q), .n_q = n_tok_of(q), .n_kv = kv.n_kv,
+        .n_heads = a->n_heads, .n_kv_heads = a->n_kv_heads, .head_dim = a->head_dim,
+        .scale = a->scale, .causal = causal,
+    });
+}
+
+/* k and v [n_kv, ..] serve all items of q; [n_items, n_kv, ..] one each. */
+void attend(Tensor out, Tensor q, Tensor k, Tensor v, const Attn *a, Tensor bias, bool causal)
+{
+    int d = a->n_kv_heads * a->head_dim;
+    if (n_cols(k) != d || n_cols(v) != d || n_rows(k) != n_rows(v) ||
+        (k.ndim == 3 && k.dim[0] != n_items_of(q)))
+        bug("attend: q %s, k %s, v %s", shape_string(q), shape_string(k), shape_string(v));
+    size_t stride = k.ndim == 3 ? (size_t)n_tok_of(k) * (size_t)d : 0;
+    attend_keys(out, q, (Keys){ f32(k), f32(v), n_tok_of(k), stride }, a, bias, causal);
+}
+
+void attention(Tensor out, Tensor x, const Attn *a, AttnArgs args)
+{
+    size_t mark = scratch_mark();
+    Tensor q = scratch_like(x, a->n_heads * a->head_dim);
+    Tensor heads = scratch_like(x, a->n_heads * a->head_dim);
+    linear(q, x, &a->q);
+    Keys kv = args.memory.data ? keys_of_memory(a, &args) : keys_of_self(x, a, &args);
+    attend_keys(heads, q, kv, a, args.bias, args.causal);
+    if (a->trace) trace(as_batch(heads), "%s", a->trace);
+    linear(out, heads, &a->o);
+    scratch_reset(mark);
+}
+
+/* --- MLP -------------------------------------------------------------------------------------- */
+
+void mlp(Tensor out, Tensor x, const Mlp *m)
+{
+    size_t mark = scratch_mark();
+    Tensor h = scratch_like(x, m->up.w.dim[0]);               /* [n_tok, d_ff] */
+    if (m->gate.w.data) {
+        Tensor gate = scratch_like(x, m->up.w.dim[0]);
+        linear_act(gate, x, &m->gate, m->act);
+        linear_with(h, x, &m->up, (Epilogue){ .mul = f32(gate) });
+    } else {
+        linear_act(h, x, &m->up, m->act);
+    }
+    if (m->trace) trace(as_batch(h), "%s", m->trace);
+    linear(out, h, &m->down);
+    scratch_reset(mark);
+}
+
+/* --- Patches ---------------------------------------------------------------------------------- */
+
+typedef struct { float *out; const float *image; int w, c, k, per_row; } PatchJob;
+
+/* Patches first .. first+n-1, each [k, k, C] in the image, as rows [C, k, k]. */
+static void patch_block(const void *ctx, int first, int n)
+{
+    const PatchJob *j = ctx;
+    float *to = j->out + (size_t)first * (size_t)(j->c * j->k * j->k);
+    for (int i = first; i < first + n; i++) {
+        size_t top = (size_t)(i / j->per_row * j->k), left = (size_t)(i % j->per_row * j->k);
+        for (int c = 0; c < j->c; c++)
+            for (size_t y = 0; y < (size_t)j->k; y++) {
+                const float *from = j->image + ((top + y) * (size_t)j->w + left) * (size_t)j->c + c;
+                for (int x = 0; x < j->k; x++) *to++ = from[(size_t)x * (size_t)j->c];
+            }
+    }
+}
+
+Tensor patch_embed(Tensor image, const Conv *c)
+{
+    int h = image.dim[0], w = image.dim[1], channels = image.dim[2], k = c->k;
+    if (image.ndim != 3 || channels != c->w.dim[1] || c->stride != k || c->pad || h < k || w < k)
+        bug("patch_embed: %s from image %s", shape_string(c->w), shape_string(image));
+    int n_patch = (h / k) * (w / k), n_in = channels * k * k;
+    Tensor out = scratch(n_patch, c->w.dim[0]);
+    size_t mark = scratch_mark();
+    Tensor patches = scratch(n_patch, n_in);
+    for_rows(n_patch, n_in, patch_block,
+             &(PatchJob){ f32(patches), f32(image), w, channels, k, w / k });
+    Linear l = { .w = c->w, .b = c->b };                      /* [c_out, c_in, k, k], flattened */
+    l.w.ndim = 2;
+    l.w.dim[1] = n_in;
+    linear_with(out, patches, &l, (Epilogue){ 0 });
+    int n_name;
+    if (tracing() && layer_name(c->w.name, &n_name))
+        trace_map(out, h / k, w / k, "%.*s", n_name, c->w.name);
+    scratch_reset(mark);
+    return out;
+}
