@@ -58,6 +58,10 @@ debug-test:
 	@$(MAKE) --no-print-directory $(DEBUG) build-debug/mm tests
 	@UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 test/run.sh build-debug
 
+thread-test:
+	@$(MAKE) --no-print-directory BUILD=build-tsan SANITIZE=-fsanitize=thread build-tsan/test/ground
+	@build-tsan/test/ground
+
 # A small checkpoint with random weights and a picture: what mm does, where no model is at hand.
 $(BUILD)/demo: models/demo.c
 	@mkdir -p $(BUILD)
@@ -77,7 +81,7 @@ strip: mm
 	strip mm
 
 clean:
-	rm -rf build build-debug build-ci build-fuzz mm
+	rm -rf build build-debug build-tsan build-ci build-fuzz mm
 
-.PHONY: all tests deps test debug debug-test demo strip clean
+.PHONY: all tests deps test debug debug-test thread-test demo strip clean
 .SECONDARY:

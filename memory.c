@@ -111,6 +111,8 @@ void scratch_reset(size_t mark)
 }
 
 static char *format_into(Arena *a, const char *fmt, va_list args)
+    __attribute__((format(printf, 2, 0), nonnull));
+static char *format_into(Arena *a, const char *fmt, va_list args)
 {
     va_list again;
     va_copy(again, args);

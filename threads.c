@@ -92,7 +92,9 @@ void parallel_for(int n, TaskFn *fn, void *ctx)
 {
     if (pool.busy) bug("parallel_for inside parallel_for");
     if (n <= 1 || pool.n == 1) {
+        pool.busy = true;
         for (int i = 0; i < n; i++) fn(ctx, i, 0);
+        pool.busy = false;
         return;
     }
     pthread_mutex_lock(&pool.lock);
