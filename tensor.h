@@ -116,7 +116,21 @@ const char *dtype_name(DType t);
 size_t      dtype_size(DType t);             /* bytes of an element; 0 for OTHER */
 const char *shape_string(Tensor t);          /* "F16 [11008, 4096]"; static buffers as quoted() */
 
-/* === Checkpoints (tensor.c) ====================================================================
+/* === Files (files.c) ===========================================================================
+ *
+ * Files of a model directory: regular files only, and a symbolic link only if it stays inside the
+ * directory or the Hugging Face repository cache that the directory is in. NULL (and *n = 0) if
+ * there is none; what is there but unsafe is die(EXIT_FILE). */
+
+/* The whole file, of at most max bytes; kept until exit, with a zero byte after the last. */
+char          *model_file(const char *dir, const char *name, size_t max, size_t *n);
+/* The file mapped, read-only and shared. If it becomes shorter, the next access ends with EXIT_FILE. */
+const uint8_t *model_map(const char *dir, const char *name, size_t *n);
+/* What a file that is not what it should be is instead ("a Git LFS pointer, ..."), and what to do.
+ * NULL if its first bytes do not tell; there is a remedy even then. */
+const char    *file_kind(const uint8_t *bytes, size_t n, const char **remedy);
+
+/* === Checkpoints (ckpt.c) =======================================================================
  *
  * The safetensors of a model directory, mapped and used in place: model.safetensors (or another
  * single *.safetensors), or the shards of model.safetensors.index.json. All rules of the format are
@@ -155,12 +169,6 @@ CkptEntry ckpt_entry(Ckpt ck, int i);        /* in the order of the files */
 uint64_t  ckpt_bytes(Ckpt ck);               /* all tensor data */
 /* A safetensors file in memory, checked by the same rules; what the fuzzer and the tests call. */
 Ckpt      ckpt_parse(const char *name, const uint8_t *bytes, size_t n);
-
-/* Files of a model directory: at most max bytes, a regular file, a symbolic link only if it stays
- * inside the directory or the Hugging Face repository cache that the directory is in. NULL (and
- * *n = 0) if there is none; kept until exit, with a zero byte after the last. Dies with EXIT_FILE
- * for what is there but unsafe. */
-char     *model_file(const char *dir, const char *name, size_t max, size_t *n);
 
 /* === Trace (trace.c) ===========================================================================
  *
