@@ -102,7 +102,7 @@ typedef struct {
 
 /* What one call adds; {0} is an encoder that sees all of its n tokens at once. */
 typedef struct {
-    Tensor   memory;                 /* cross-attention to these rows [n_kv, d_image]; absent: none */
+    Tensor   memory;                 /* cross-attention to these rows [n_kv, d_image], if any */
     KvCache *cross;                  /* one per layer, for the memory's keys and values: computed by
                                       * the first call, used by all later ones; NULL: not kept */
     KvCache *self;                   /* one per layer: a decoder. Causal, after what came before */
@@ -135,7 +135,7 @@ Vit   *vit_load_clip(Ckpt ck, Json config);
 Vit   *vit_load_blip(Ckpt ck, Json config);
 /* [H, W, 3] -> [n_patch+1, d], scratch. BLIP: after the final norm; CLIP: before it. */
 Tensor vit_forward(Vit *v, Tensor image);
-Tensor vit_pool(Vit *v, Tensor x);                          /* CLIP: the final norm of row 0, [1, d] */
+Tensor vit_pool(Vit *v, Tensor x);                          /* CLIP: the final norm of row 0 [1, d] */
 int    vit_image_size(const Vit *v), vit_dim(const Vit *v);
 
 /* === CLIP (clip.c) ============================================================================ */

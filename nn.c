@@ -5,7 +5,7 @@
  * or after the norm, in parallel - is the business of the model files.
  *
  *   linear      x [n_tok, n_in]        -> out [n_tok, n_out]      out = x W^T + b
- *   attention   x [n_tok, d]           -> q [n_tok, n_heads*head_dim], k, v [n_kv, n_kv_heads*head_dim]
+ *   attention   x [n_tok, d]           -> q [n_tok, n_heads*head_dim], k, v [n_kv, ..]
  *               softmax(q k^T scale + bias) v, head by head -> o -> out [n_tok, d]
  *   mlp         x [n_tok, d]           -> act(up x) [n_tok, d_ff] -> down -> out [n_tok, d]
  *   patch_embed image [H, W, C]        -> [(H/k)*(W/k), c_out]
@@ -39,6 +39,11 @@ static Tensor vector_f32(Tensor t)
     return v;
 }
 
+Tensor vector_load(Ckpt ck, const char *name, int n)
+{
+    return vector_f32(ckpt_get(ck, name, n));
+}
+
 Linear linear_load(Ckpt ck, const char *name, int n_out, int n_in)
 {
     ck = ckpt_at(ck, "%s.", name);
@@ -54,8 +59,8 @@ Norm norm_load(Ckpt ck, const char *name, int d, float eps)
     ck = ckpt_at(ck, "%s.", name);
     bool old = !ckpt_has(ck, "weight") && ckpt_has(ck, "gamma");
     return (Norm){
-        .w = vector_f32(ckpt_get(ck, old ? "gamma" : "weight", d)),
-        .b = vector_f32(ckpt_get(ck, old ? "beta" : "bias", d)),
+        .w = vector_load(ck, old ? "gamma" : "weight", d),
+        .b = vector_load(ck, old ? "beta" : "bias", d),
         .eps = eps,
     };
 }
@@ -114,8 +119,7 @@ static void for_rows(int n, int n_col, RowsFn *fn, const void *ctx)
     parallel_for((n + job.n_block - 1) / job.n_block, rows_task, &job);
 }
 
-/* A scratch tensor with the rows of x and n_col columns. */
-static Tensor scratch_like(Tensor x, int n_col)
+Tensor scratch_like(Tensor x, int n_col)
 {
     return x.ndim == 3 ? scratch3(x.dim[0], x.dim[1], n_col) : scratch(n_rows(x), n_col);
 }
@@ -151,7 +155,9 @@ Tensor as_batch(Tensor x)
 Tensor as_vector(Tensor x)
 {
     if (n_rows(x) != 1) bug("as_vector: %s", shape_string(x));
-    return (Tensor){ .data = x.data, .dtype = x.dtype, .ndim = 1, .dim = {n_cols(x)}, .name = x.name };
+    x.dim[0] = n_cols(x);
+    x.ndim = 1;
+    return x;
 }
 
 /* --- Linear ----------------------------------------------------------------------------------- */

@@ -272,6 +272,7 @@ typedef struct {                             /* down(act(up x)), or down(act(gat
 
 /* Matrices stay in the file as they are. Vectors (biases, norms) are F32 from here on: those stored
  * as F16 or BF16 are converted once, into keep. */
+Tensor vector_load(Ckpt ck, const char *name, int n);        /* dies if it is not there */
 Linear linear_load(Ckpt ck, const char *name, int n_out, int n_in);  /* .weight, .bias if there */
 Norm   norm_load(Ckpt ck, const char *name, int d, float eps);       /* weight/bias or gamma/beta */
 Conv   conv_load(Ckpt ck, const char *name, int c_out, int c_in, int k, int stride, int pad);
@@ -285,9 +286,11 @@ void attention(Tensor out, Tensor x, const Attn *a, AttnArgs args);
 void attend(Tensor out, Tensor q, Tensor k, Tensor v, const Attn *a, Tensor bias, bool causal);
 void mlp(Tensor out, Tensor x, const Mlp *m);                /* out may be x */
 void add(Tensor x, Tensor y);                                /* x += y */
-/* As PyTorch has it: [n_tok, d] is [1, n_tok, d], and what belongs to no token is [d], there [1, d]. */
-Tensor as_batch(Tensor x);                   /* the name for trace(): one more dimension, of 1 */
+/* For trace(), as PyTorch has it: [n_tok, d] becomes [1, n_tok, d]; what belongs to no token is [d]
+ * here and [1, d] there. */
+Tensor as_batch(Tensor x);
 Tensor as_vector(Tensor x);                  /* [1, d] -> [d] */
+Tensor scratch_like(Tensor x, int cols);     /* the rows of x, another width */
 void embed_rows(Tensor out, Tensor table, const int *ids, int n);    /* out[i] = table[ids[i]] */
 void add_rows(Tensor x, Tensor table, int first);            /* x[i] += table[first + i] */
 void softmax_rows(Tensor x);                                 /* each row, in place */
