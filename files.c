@@ -31,7 +31,7 @@
 
 #include "tensor.h"
 
-/* === What is it, if not what it should be ====================================================== */
+/* === What is it, if not what it should be ===================================================== */
 
 static bool starts(const uint8_t *bytes, size_t n, const char *magic, size_t len)
 {
@@ -53,7 +53,7 @@ const char *file_kind(const uint8_t *bytes, size_t n, const char **remedy)
 {
     static const struct { const char *magic; size_t n; const char *kind, *remedy; } kinds[] = {
 #define DOWNLOAD "download the file itself, from the model's page"
-#define CONVERT  "load it with transformers in Python and save_pretrained() it: that writes safetensors"
+#define CONVERT  "load it with transformers in Python; its save_pretrained() writes safetensors"
 #define ORIGINAL "take the model's safetensors files instead"
         { "version https://git-lfs", 23, "a Git LFS pointer, not the file it stands for",
           "run `git lfs pull` in the directory, or download the file itself" },
@@ -74,7 +74,7 @@ const char *file_kind(const uint8_t *bytes, size_t n, const char **remedy)
     return !n ? "empty" : is_html(bytes, n) ? "an HTML page" : NULL;
 }
 
-/* === Opening =================================================================================== */
+/* === Opening ================================================================================== */
 
 static char *join(const char *dir, const char *name)
 {
@@ -137,7 +137,7 @@ static int open_inside(const char *dir, const char *name, const char *shown, siz
     return fd;
 }
 
-/* === Reading =================================================================================== */
+/* === Reading ================================================================================== */
 
 char *model_file(const char *dir, const char *name, size_t max, size_t *n)
 {
@@ -164,7 +164,7 @@ char *model_file(const char *dir, const char *name, size_t max, size_t *n)
     return text;
 }
 
-/* === Mapping =================================================================================== */
+/* === Mapping ================================================================================== */
 
 typedef struct Mapping {
     struct Mapping *next;
@@ -211,7 +211,7 @@ const uint8_t *model_map(const char *dir, const char *name, size_t *n)
     void *bytes = mmap(NULL, *n, PROT_READ, MAP_SHARED, fd, 0);
     close(fd);
     if (bytes == MAP_FAILED)
-        die(EXIT_MEMORY, "%s: cannot be mapped (%zu bytes): %s", quoted(shown), *n, strerror(errno));
+        die(EXIT_MEMORY, "%s: cannot map its %zu bytes: %s", quoted(shown), *n, strerror(errno));
     madvise(bytes, *n, MADV_WILLNEED);
     watch(bytes, *n, shown);
     return bytes;

@@ -113,7 +113,8 @@ static void syntax(void)
         { "{\"x\":[{\"b\":1,\"b\":1}]}", "key x[0].b stands twice" },
         { "{\"\":1,\"\":3}", "stands twice" },
     };
-    for (size_t i = 0; i < sizeof broken / sizeof broken[0]; i++) bad(broken[i].text, broken[i].msg);
+    for (size_t i = 0; i < sizeof broken / sizeof broken[0]; i++)
+        bad(broken[i].text, broken[i].msg);
     check(*error_of("1\0", 2, 8, NULL), "a zero byte after the value", "no error");
 
     char deep[200];
@@ -125,8 +126,9 @@ static void syntax(void)
 static void values(void)
 {
     static const char text[] =
-        "{ \"n\": [-9223372036854775808, 9223372036854775807, 9223372036854775808, 1.0, 0.1, 1e400],"
-        "  \"s\": \"a\\u0000\\u00e4\\ud83d\\ude00\\n\", \"o\": {\"x\": true, \"y\": null}, \"e\": [] }";
+        "{ \"n\": [-9223372036854775808, 9223372036854775807, 9223372036854775808, 1.0, 0.1,1e9999],"
+        "  \"s\": \"a\\u0000\\u00e4\\ud83d\\ude00\\n\","
+        "  \"o\": {\"x\": true, \"y\": null}, \"e\": [] }";
     size_t mark = scratch_mark(), n;
     Json j = json_parse("t", text, strlen(text), 8, 0), a = json_get(j, "n");
     int64_t v = 0;
@@ -136,7 +138,7 @@ static void values(void)
     check(!json_integer(json_at(a, 2), &v), "2^63 is no int64", "one");
     check(!json_integer(json_at(a, 3), &v), "1.0 is not written as an integer", "one");
     check(json_number(json_at(a, 4)) == 0.1, "0.1", "another");
-    check(json_number(json_at(a, 5)) > 1e300, "1e400 is infinite", "another");
+    check(json_number(json_at(a, 5)) > 1e300, "1e9999 is infinite", "another");
     check(!json_at(a, 6).node && !json_at(a, -1).node, "no seventh element", "one");
     const char *s = json_string(json_get(j, "s"), &n);
     check(n == 9 && !memcmp(s, "a\0\xc3\xa4\xf0\x9f\x98\x80\n", 10), "the string", "another");
@@ -149,8 +151,9 @@ static void values(void)
     const char *span;
     check(json_span(o, &span) == 22 && span[0] == '{' && span[21] == '}', "span", "another");
     check(json_offset(a) == 7, "offset", "another");
-    check(!json_first(json_get(j, "e")).node && json_is(json_get(j, "e"), JSON_ARRAY), "[]", "another");
-    check(json_number(json_parse("t", "12", 1, 8, 0)) == 1, "a lone number ends with the text", "12");
+    Json e = json_get(j, "e");
+    check(!json_first(e).node && json_is(e, JSON_ARRAY), "[]", "another");
+    check(json_number(json_parse("t", "12", 1, 8, 0)) == 1, "a number ends with the text", "12");
     scratch_reset(mark);
 }
 
@@ -187,8 +190,9 @@ static void getters(void)
         { "{\"a\":{}}", need_str, "key a.k is missing, expected a string" },
         { "{\"a\":{\"k\":\"mish\"}}", get_act, "key a.k is \"mish\", expected an activation" },
         { "{\"a\":{\"k\":[0,0,0]}}", third, "key a.k[2] is odd" },
-        { "{\"a\":{\"k\":1024}}", get_int, "" }, { "{}", get_int, "" }, { "{\"a\":null}", get_int, "" },
-        { "{\"a\":{\"k\":1}}", get_float, "" }, { "{\"a\":{\"k\":\"gelu_new\"}}", get_act, "" },
+        { "{\"a\":{\"k\":1024}}", get_int, "" }, { "{}", get_int, "" },
+        { "{\"a\":null}", get_int, "" }, { "{\"a\":{\"k\":1}}", get_float, "" },
+        { "{\"a\":{\"k\":\"gelu_new\"}}", get_act, "" },
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         const char *msg = error_of(cases[i].text, strlen(cases[i].text), 8, cases[i].look);
