@@ -1,0 +1,149 @@
+/* image.c -- pictures from files to RGB: recognise, check, decode, turn upright, crop.
+ *
+ *   bytes -> structure checked (jpeg.c, png.c, bitmap.c) -> size and memory checked
+ *         -> pixels (stb_image.c for JPEG and PNG) -> EXIF orientation -> [h, w, 3]
+ *
+ * A picture comes from anywhere, so nothing in it is believed: every length is held against the
+ * bytes that are there, every size against the limits, before memory is taken. What fails, fails
+ * the item (image.empty .format .truncated .corrupt .toobig), never the run.
+ *
+ * The pixels are those of PIL's ImageOps.exif_transpose(Image.open(f)).convert("RGB"), with the
+ * exceptions of CLI.md 3.1: 16-bit grey by its high byte, JPEG within a few levels of libjpeg.
+ *
+ * Easy to get wrong:
+ *   - convert("RGB") drops the alpha channel, it does not composite: what shines through is whatever
+ *     colour the transparent pixels happen to have.
+ *   - Orientations 5 to 8 exchange width and height. 6 is what phones write for portraits.
+ *   - The centre crop of an odd difference: the reference rounds down when it cuts, and up when it
+ *     pads (image_transforms.center_crop). */
+#include <string.h>
+
+#include "image.h"
+
+/* Checks the whole structure; fails the item if there is anything wrong with it. */
+static Format parse(Parsed *p, File f)
+{
+    Format format = image_format(f.bytes, f.n);
+    if (f.n == 0)
+        fail("image.empty", NULL, "%s: an empty file", quoted(f.name));
+    if (format == JPEG)
+        jpeg_parse(p, f);
+    else if (format == PNG)
+        png_parse(p, f);
+    else if (format == BMP)
+        bmp_parse(p, f);
+    else if (format != PNM)
+        image_unknown(f);
+    else if (!pnm_parse(p, f))
+        image_truncated(f, "PNM", "the last pixel");
+    p->info.orientation = exif_orientation(p->exif, p->n_exif);
+    return format;
+}
+
+ImageInfo image_info(const char *name, const uint8_t *bytes, size_t n)
+{
+    Parsed p = { 0 };
+    ImageOptions any = { .max_pixels = (int64_t)MAX_SIDE * MAX_SIDE };
+    parse(&p, (File){ .name = name, .bytes = bytes, .n = n, .options = any, .info_only = true });
+    return p.info;
+}
+
+size_t image_pnm_length(const char *name, const uint8_t *bytes, size_t n, ImageOptions o)
+{
+    File   f = { .name = name, .bytes = bytes, .n = n, .options = o, .stream = true };
+    Parsed p = { 0 };
+    if (n < 3)
+        return 0;
+    if (image_format(bytes, n) != PNM)
+        image_unknown(f);
+    return pnm_parse(&p, f) ? p.end : 0;
+}
+
+/* === Pixels ==================================================================================== */
+
+static void decode_with_stb(Image out, const Parsed *p, File f)
+{
+    const char *reason;
+    int w, h;
+    uint8_t *rgb = stb_decode(p->clean, p->n_clean, p->memory, &w, &h, &reason);
+    if (!rgb)
+        fail("image.corrupt", "the file is damaged: copy or download it again",
+             "%s: damaged %s: %s", quoted(f.name), p->info.format, reason);
+    if (w != out.w || h != out.h)
+        bug("%s: decoded to %d x %d, its header says %d x %d", quoted(f.name), w, h, out.w, out.h);
+    memcpy(out.rgb, rgb, 3 * (size_t)w * h);
+}
+
+/* The picture as its orientation means it. For each output pixel: where it is in the input. */
+static void upright(Image out, Image in, int orientation)
+{
+    bool    swap = orientation >= 5;
+    bool    from_right = orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8;
+    bool    from_bottom = orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7;
+    uint8_t *o = out.rgb;
+    for (int y = 0; y < out.h; y++)
+        for (int x = 0; x < out.w; x++, o += 3) {
+            int u = swap ? y : x, v = swap ? x : y;
+            u = from_right ? in.w - 1 - u : u;
+            v = from_bottom ? in.h - 1 - v : v;
+            memcpy(o, in.rgb + 3 * ((size_t)v * in.w + u), 3);
+        }
+}
+
+static Image new_image(int w, int h)
+{
+    return (Image){ w, h, scratch_bytes(mul_size(mul_size((size_t)w, (size_t)h), 3)) };
+}
+
+Image image_decode(const char *name, const uint8_t *bytes, size_t n, ImageOptions o)
+{
+    File   f = { .name = name, .bytes = bytes, .n = n, .options = o };
+    Parsed p = { 0 };
+    Format format = parse(&p, f);
+    int    w = p.info.w, h = p.info.h, turn = o.ignore_exif ? 1 : p.info.orientation;
+    image_check_memory(f, add_size(p.memory, mul_size(6 * (size_t)w, (size_t)h)));
+
+    Image  out = turn >= 5 ? new_image(h, w) : new_image(w, h);
+    size_t mark = scratch_mark();
+    Image  stored = turn > 1 ? new_image(w, h) : out;
+    if (format == BMP)
+        bmp_pixels(stored, &p, f);
+    else if (format == PNM)
+        pnm_pixels(stored, &p, f);
+    else
+        decode_with_stb(stored, &p, f);
+    if (turn > 1)
+        upright(out, stored, turn);
+    scratch_reset(mark);
+    return out;
+}
+
+/* === Crop ====================================================================================== */
+
+/* Copies what of `in` falls into out when its corner is at (left, top) of the output. */
+static void paste(Image out, Image in, int left, int top)
+{
+    for (int y = 0; y < out.h; y++) {
+        int v = y - top, x0 = left > 0 ? left : 0, x1 = left + in.w < out.w ? left + in.w : out.w;
+        if (v >= 0 && v < in.h && x0 < x1)
+            memcpy(out.rgb + 3 * ((size_t)y * out.w + x0),
+                   in.rgb + 3 * ((size_t)v * in.w + (x0 - left)), 3 * (size_t)(x1 - x0));
+    }
+}
+
+/* Where the input begins in an output of m: center_crop cuts at (n - m) // 2. Where any side is too
+ * small, it first pads: the larger of n and m, with the input at ceil of half the difference. */
+static int crop_start(int n, int m)
+{
+    int cut = n >= m ? (n - m) / 2 : -((m - n + 1) / 2);     /* (n - m) // 2 */
+    int pad = m > n ? (m - n + 1) / 2 : 0, start = cut + pad;
+    return pad - (start > 0 ? start : 0);
+}
+
+Image image_crop(Image in, int w, int h)
+{
+    Image out = new_image(w, h);
+    memset(out.rgb, 0, 3 * (size_t)w * h);
+    paste(out, in, crop_start(in.w, w), crop_start(in.h, h));
+    return out;
+}

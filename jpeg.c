@@ -1,0 +1,298 @@
+/* jpeg.c -- checks the structure of a JPEG file and puts a clean one together for the decoder.
+ *
+ *   SOI, segments (marker FF xx, length, body), SOS header + entropy-coded data, ..., EOI
+ *
+ * ITU T.81 annex B. The walk goes through the whole file up to the end-of-image marker, so that a
+ * file that was cut off is told before anything is decoded (decoders fill the rest with grey). What
+ * is kept: SOF, DQT, DHT, DRI, SOS with its data, and the JFIF and Adobe segments, which decide about
+ * colour. All else (thumbnails, profiles, comments, padding) is left out of the clean copy.
+ *
+ * Easy to get wrong:
+ *   - In entropy-coded data FF 00 is a byte FF, FF D0..D7 are restarts, FF FF is filling; any other
+ *     FF xx ends it. Thumbnails hide in APP1 segments: only lengths skip them safely.
+ *   - What follows EOI (a second picture in phones' files) does not matter.
+ *   - libjpeg forbids the code of all ones; files rely on readers that accept what libjpeg accepts,
+ *     not what the standard says. */
+#include <string.h>
+
+#include "image.h"
+
+enum {
+    SOF0 = 0xC0, SOF1 = 0xC1, SOF2 = 0xC2, DHT = 0xC4, DAC = 0xCC, RST0 = 0xD0, RST7 = 0xD7,
+    SOI = 0xD8, EOI = 0xD9, SOS = 0xDA, DQT = 0xDB, DRI = 0xDD, APP0 = 0xE0, APP1 = 0xE1,
+    APP14 = 0xEE, TEM = 0x01
+};
+enum { MAX_SCANS = 100 };            /* progressive files have about ten */
+
+typedef struct { int id, h, v, table; bool seen; } Component;
+
+typedef struct {
+    File      f;
+    size_t    pos;                   /* of the byte to be read next */
+    uint8_t  *out;                   /* the clean copy */
+    size_t    n_out;
+    int       marker;                /* of the frame; 0: none yet */
+    int       n_components, w, h, n_scans;
+    Component c[4];
+    bool      dqt[4], dc[4], ac[4];  /* tables that were defined */
+    uint64_t  n_entropy;             /* bytes of entropy-coded data */
+} Walk;
+
+static void keep_marker(Walk *w, int marker)
+{
+    w->out[w->n_out++] = 0xFF;
+    w->out[w->n_out++] = (uint8_t)marker;
+}
+
+static void keep_part(Walk *w, const uint8_t *bytes, size_t n)
+{
+    memcpy(w->out + w->n_out, bytes, n);
+    w->n_out += n;
+}
+
+/* Position in the file, for messages. */
+static size_t at(const Walk *w, const uint8_t *p) { return (size_t)(p - w->f.bytes); }
+
+/* === Segments: s is the body, n its length ===================================================== */
+
+static void check_dqt(Walk *w, const uint8_t *s, size_t n)
+{
+    while (n > 0) {
+        int    table = s[0] & 15, wide = s[0] >> 4;
+        size_t size = wide ? 129 : 65;
+        if (table > 3 || wide > 1 || size > n)
+            image_corrupt(w->f, "JPEG", at(w, s), "quantisation table %d of %d bits", table, 8 << wide);
+        w->dqt[table] = true;
+        s += size;
+        n -= size;
+    }
+}
+
+static void check_dht(Walk *w, const uint8_t *s, size_t n)
+{
+    while (n > 0) {
+        int    kind = s[0] >> 4, table = s[0] & 15;
+        size_t total = 0;
+        if (n < 17 || kind > 1 || table > 3)
+            image_corrupt(w->f, "JPEG", at(w, s), "Huffman table %d of kind %d", table, kind);
+        for (unsigned len = 1, code = 0; len <= 16; len++, code <<= 1) {
+            total += s[len];
+            code += s[len];
+            if (s[len] && code >= 1u << len)
+                image_corrupt(w->f, "JPEG", at(w, s), "Huffman table %d has too many codes", table);
+        }
+        if (total > 256 || 17 + total > n)
+            image_corrupt(w->f, "JPEG", at(w, s), "Huffman table %d of %zu codes", table, total);
+        (kind ? w->ac : w->dc)[table] = true;
+        s += 17 + total;
+        n -= 17 + total;
+    }
+}
+
+static void check_frame(Walk *w, int marker, const uint8_t *s, size_t n)
+{
+    if (w->marker)
+        image_corrupt(w->f, "JPEG", at(w, s), "a second frame");
+    if (n < 6 || n != 6 + 3 * (size_t)s[5])
+        image_corrupt(w->f, "JPEG", at(w, s), "frame header of %zu bytes", n);
+    if (s[0] != 8)
+        image_unsupported(w->f, scratch_string("JPEG with %d bits a sample", s[0]));
+    w->marker = marker;
+    w->h = (int)be16(s + 1);
+    w->w = (int)be16(s + 3);
+    w->n_components = s[5];
+    if (w->n_components != 1 && w->n_components != 3 && w->n_components != 4)
+        image_unsupported(w->f, scratch_string("JPEG with %d components", w->n_components));
+    if (w->h == 0)
+        image_unsupported(w->f, "JPEG whose height comes after its pixels");
+    image_check_size(w->f, "JPEG", w->w, w->h);
+    int h_max = 1, v_max = 1;
+    for (int i = 0; i < w->n_components; i++) {
+        const uint8_t *e = s + 6 + 3 * i;
+        Component *c = &w->c[i];
+        *c = (Component){ .id = e[0], .h = e[1] >> 4, .v = e[1] & 15, .table = e[2] };
+        if (c->h < 1 || c->h > 4 || c->v < 1 || c->v > 4 || c->table > 3)
+            image_corrupt(w->f, "JPEG", at(w, e), "component %d with sampling %dx%d, table %d", i + 1,
+                          c->h, c->v, c->table);
+        h_max = c->h > h_max ? c->h : h_max;
+        v_max = c->v > v_max ? c->v : v_max;
+    }
+    for (int i = 0; i < w->n_components; i++)
+        if (h_max % w->c[i].h || v_max % w->c[i].v)
+            image_unsupported(w->f, scratch_string("JPEG with sampling %dx%d of %dx%d", w->c[i].h,
+                                                   w->c[i].v, h_max, v_max));
+}
+
+/* A scan may use only what has been defined: the decoder would read tables that nobody wrote. */
+static void check_scan(Walk *w, const uint8_t *s, size_t n)
+{
+    if (!w->marker)
+        image_corrupt(w->f, "JPEG", at(w, s), "a scan before the frame header");
+    if (n < 1 || s[0] < 1 || s[0] > 4 || n != 4 + 2 * (size_t)s[0])
+        image_corrupt(w->f, "JPEG", at(w, s), "scan header of %zu bytes", n);
+    if (++w->n_scans > MAX_SCANS)
+        image_corrupt(w->f, "JPEG", at(w, s), "more than %d scans", MAX_SCANS);
+    int  first = s[n - 3], last = s[n - 2], refine = s[n - 1] >> 4;
+    bool progressive = w->marker == SOF2, dc = !progressive || (first == 0 && !refine);
+    bool ac = !progressive || first > 0;
+    if (progressive && (last > 63 || first > last))
+        image_corrupt(w->f, "JPEG", at(w, s), "a scan of coefficients %d to %d", first, last);
+    for (int i = 0; i < s[0]; i++) {
+        int        id = s[1 + 2 * i], t = s[2 + 2 * i];
+        Component *c = NULL;
+        for (int k = 0; k < w->n_components && !c; k++)
+            if (w->c[k].id == id)
+                c = &w->c[k];
+        if (!c)
+            image_corrupt(w->f, "JPEG", at(w, s), "a scan of component %d, which the frame lacks", id);
+        if (t >> 4 > 3 || (t & 15) > 3 || (dc && !w->dc[t >> 4]) || (ac && !w->ac[t & 15]))
+            image_corrupt(w->f, "JPEG", at(w, s), "a scan with Huffman tables %d and %d, not defined",
+                          t >> 4, t & 15);
+        if (!w->dqt[c->table])
+            image_corrupt(w->f, "JPEG", at(w, s), "quantisation table %d is not defined", c->table);
+        c->seen |= first == 0;
+    }
+}
+
+/* === The walk ================================================================================== */
+
+/* Steps over entropy-coded data; pos is then at the FF of the marker that ends it. */
+static void skip_entropy(Walk *w)
+{
+    const uint8_t *b = w->f.bytes;
+    while (w->pos < w->f.n) {
+        const uint8_t *ff = memchr(b + w->pos, 0xFF, w->f.n - w->pos);
+        if (!ff)
+            break;
+        size_t start = at(w, ff), p = start + 1;
+        while (p < w->f.n && b[p] == 0xFF)
+            p++;
+        if (p == w->f.n)
+            break;
+        if (b[p] != 0 && (b[p] < RST0 || b[p] > RST7)) {
+            w->pos = start;
+            return;
+        }
+        w->pos = p + 1;
+    }
+    image_truncated(w->f, "JPEG", "the end-of-image marker");
+}
+
+/* The next marker: bytes in front of its FF are padding, FF FF is filling. */
+static int next_marker(Walk *w)
+{
+    const uint8_t *b = w->f.bytes;
+    for (;;) {
+        while (w->pos < w->f.n && b[w->pos] != 0xFF)
+            w->pos++;
+        while (w->pos < w->f.n && b[w->pos] == 0xFF)
+            w->pos++;
+        if (w->pos >= w->f.n)
+            image_truncated(w->f, "JPEG", "the end-of-image marker");
+        if (b[w->pos++] != 0)
+            return b[w->pos - 1];
+    }
+}
+
+/* Checks a segment and keeps it if the decoder needs it. */
+static void segment(Walk *w, Parsed *p, int marker, const uint8_t *s, size_t n)
+{
+    bool needed = true;
+    if (marker == SOF0 || marker == SOF1 || marker == SOF2)
+        check_frame(w, marker, s, n);
+    else if (marker == DHT)
+        check_dht(w, s, n);
+    else if (marker >= SOF0 && marker <= 0xCF && marker != DAC)
+        image_unsupported(w->f, marker == 0xC3 ? "lossless JPEG" : "arithmetic or hierarchical JPEG");
+    else if (marker == DQT)
+        check_dqt(w, s, n);
+    else if (marker == SOS)
+        check_scan(w, s, n);
+    else if (marker == DRI)
+        needed = n == 2;
+    else if (marker == APP0)
+        needed = n >= 14 && memcmp(s, "JFIF", 5) == 0;
+    else if (marker == APP14)
+        needed = n >= 12 && memcmp(s, "Adobe", 5) == 0;
+    else
+        needed = false;
+    if (marker == APP1 && !p->exif && n > 6 && memcmp(s, "Exif\0", 6) == 0) {
+        p->exif = s + 6;
+        p->n_exif = n - 6;
+    }
+    if (!needed)
+        return;
+    size_t kept = marker == APP14 ? 12 : marker == APP0 ? 14 : n;
+    keep_marker(w, marker);
+    keep_part(w, (uint8_t[]){ (uint8_t)((kept + 2) >> 8), (uint8_t)(kept + 2) }, 2);
+    keep_part(w, s, kept);
+    if (marker == SOS) {
+        size_t start = w->pos;
+        skip_entropy(w);
+        keep_part(w, w->f.bytes + start, w->pos - start);
+        w->n_entropy += w->pos - start;
+    }
+}
+
+/* Every component must have come, and no block's first coefficient takes less than a bit: a small
+ * file that promises a huge picture ends here. */
+static void check_complete(const Walk *w)
+{
+    if (!w->marker || !w->n_scans)
+        image_corrupt(w->f, "JPEG", w->pos, "it ends without a picture");
+    for (int i = 0; i < w->n_components; i++)
+        if (!w->c[i].seen)
+            image_corrupt(w->f, "JPEG", w->pos, "it ends without component %d of %d", i + 1,
+                          w->n_components);
+    uint64_t n_blocks = (uint64_t)((w->w + 7) / 8) * (uint64_t)((w->h + 7) / 8);
+    uint64_t sampled = n_blocks / 16;    /* component 1 may have a quarter of the samples each way */
+    if (8 * w->n_entropy < sampled)
+        image_corrupt(w->f, "JPEG", w->pos, "%llu bytes of data cannot hold %d x %d pixels",
+                      (unsigned long long)w->n_entropy, w->w, w->h);
+}
+
+/* What stb_image takes: a plane per component, its coefficients if progressive, the result. */
+static size_t memory_needed(const Walk *w)
+{
+    size_t all = mul_size(3 * (size_t)w->w, (size_t)w->h);
+    int    h_max = 1, v_max = 1;
+    for (int i = 0; i < w->n_components; i++) {
+        h_max = w->c[i].h > h_max ? w->c[i].h : h_max;
+        v_max = w->c[i].v > v_max ? w->c[i].v : v_max;
+    }
+    size_t mcu_x = ((size_t)w->w + 8 * h_max - 1) / (8 * h_max);
+    size_t mcu_y = ((size_t)w->h + 8 * v_max - 1) / (8 * v_max);
+    for (int i = 0; i < w->n_components; i++)
+        all += mcu_x * w->c[i].h * 8 * mcu_y * w->c[i].v * 8 * (w->marker == SOF2 ? 3 : 1);
+    return all + 4 * ((size_t)w->w + 64) + (1 << 17);        /* line buffers; tables */
+}
+
+/* Walks through the file to EOI. Fills p: info, exif, clean, memory. */
+void jpeg_parse(Parsed *p, File f)
+{
+    Walk w = { .f = f, .pos = 2, .out = scratch_bytes(add_size(f.n, 64)) };
+    keep_marker(&w, SOI);
+    for (int marker; (marker = next_marker(&w)) != EOI; ) {
+        if (marker == TEM || (marker >= RST0 && marker <= RST7))
+            continue;
+        if (marker == SOI)
+            image_corrupt(f, "JPEG", w.pos, "a second start-of-image marker");
+        if (f.n - w.pos < 2)
+            image_truncated(f, "JPEG", "the end-of-image marker");
+        size_t n = be16(f.bytes + w.pos);
+        if (n < 2)
+            image_corrupt(f, "JPEG", w.pos, "a segment of %zu bytes", n);
+        if (n > f.n - w.pos)
+            image_truncated(f, "JPEG", "the end-of-image marker");
+        const uint8_t *body = f.bytes + w.pos + 2;
+        w.pos += n;
+        segment(&w, p, marker, body, n - 2);
+    }
+    keep_marker(&w, EOI);
+    check_complete(&w);
+    p->info = (ImageInfo){ .format = "JPEG", .w = w.w, .h = w.h, .channels = w.n_components,
+                           .bits = 8 };
+    p->clean = w.out;
+    p->n_clean = w.n_out;
+    p->memory = memory_needed(&w);
+}
