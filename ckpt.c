@@ -114,7 +114,7 @@ static void read_header(Shard *s)
     const char *text = (const char *)s->bytes + 8, *end;
     s->data = s->bytes + 8 + n;
     s->n_data = s->n - 8 - n;
-    s->header = json_parse(s->shown, text, n, 8, EXIT_FILE);
+    s->header = json_parse(scratch_string("%s: header", s->shown), text, n, 8, EXIT_FILE);
     for (size_t i = json_span(s->header, &end); i < n; i++)
         if (end[i] != ' ')
             die(EXIT_FILE, "%s: byte %zu after the header is 0x%02x, expected spaces only",

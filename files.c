@@ -21,6 +21,7 @@
  *   - open() of a FIFO waits for a writer, unless O_NONBLOCK is given. */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -111,16 +112,17 @@ static bool is_inside(const char *path, const char *root)
 /* Opens dir/name for reading. -1: there is none. Everything else that is wrong dies. */
 static int open_inside(const char *dir, const char *name, const char *shown, size_t *size)
 {
-    char *path = realpath(shown, NULL), *real_dir = realpath(dir, NULL);
     struct stat st;
-    if (!path) {
+    char path[PATH_MAX], real_dir[PATH_MAX];
+    if (!realpath(shown, path)) {
         if (errno == ENOENT && !lstat(shown, &st) && S_ISLNK(st.st_mode))
             die(EXIT_FILE, "%s: is a symbolic link to what is not there, expected a file\n"
                 "download the model again: the file is not complete", quoted(shown));
-        if (errno == ENOENT || errno == ENOTDIR) return free(real_dir), -1;
+        if (errno == ENOENT || errno == ENOTDIR) return -1;
         die(EXIT_FILE, "%s: cannot be opened: %s", quoted(shown), strerror(errno));
     }
-    if (!real_dir) die(EXIT_FILE, "%s: cannot be opened: %s", quoted(dir), strerror(errno));
+    if (!realpath(dir, real_dir))
+        die(EXIT_FILE, "%s: cannot be opened: %s", quoted(dir), strerror(errno));
     if (!is_inside(path, allowed_root(real_dir)))
         die(EXIT_FILE, "%s: leads out of the model directory, to %s; expected a file inside it\n"
             "if it is the right one, copy it to where %s is", quoted(shown), quoted(path),
@@ -131,8 +133,6 @@ static int open_inside(const char *dir, const char *name, const char *shown, siz
     if (!S_ISREG(st.st_mode))
         die(EXIT_FILE, "%s: is a %s, expected a regular file", quoted(shown),
             S_ISDIR(st.st_mode) ? "directory" : S_ISFIFO(st.st_mode) ? "FIFO" : "device");
-    free(path);
-    free(real_dir);
     *size = (size_t)st.st_size;
     return fd;
 }
