@@ -226,7 +226,6 @@ Tensor bert_forward(Bert *b, const int *ids, int n_items, int n, BertArgs args)
         bert_layer(x, &b->layer[i], self, cross);
         trace(as_batch(x), "%sencoder.layer.%d", b->name, i);
     }
-    trace_as(x, b->name, "encoder");
     return x;
 }
 
@@ -238,6 +237,7 @@ void bert_logits(Tensor out, Tensor x, const Bert *b)
     norm(h, h, &b->head_norm);
     trace_as(h, b->head_name, "transform");
     linear(out, h, &b->decoder);
+    if (tracing()) trace(as_batch(out), "%.*s", (int)strlen(b->head_name) - 1, b->head_name);
     scratch_reset(mark);
 }
 

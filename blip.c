@@ -80,11 +80,22 @@ Blip *blip_load(Ckpt ck, Json config)
 BlipKind blip_kind(const Blip *b)    { return b->kind; }
 int blip_image_size(const Blip *b)   { return vit_image_size(b->vision); }
 
+/* --- Pictures ------------------------------------------------------------------------------------*/
+
+/* Row 0 of x through a projection, to the unit sphere if asked. [1, n_out] */
+static Tensor project(Tensor x, const Linear *l, bool unit)
+{
+    Tensor out = scratch(1, l->w.dim[0]);
+    linear(as_vector(out), as_vector(rows(x, 0, 1)), l);
+    if (unit) l2_normalize(out);
+    return out;
+}
+
 BlipImage blip_image(Blip *b, Tensor image)
 {
     BlipImage im = { .states = vit_forward(b->vision, image) };
-    trace(as_batch(im.states), "vision_model");
     im.cross = bert_caches(b->encoder ? b->encoder : b->decoder, 1, n_rows(im.states));
+    if (b->kind == BLIP_ITM) im.common = project(im.states, &b->vision_proj, true);
     return im;
 }
 
@@ -107,16 +118,12 @@ static Tensor writer_step(void *model, const int *id, int n_beams, int n, const 
     size_t mark = scratch_mark();
     BertArgs args = { .memory = w->memory, .cross = w->cross, .self = w->self };
     Tensor x = bert_forward(w->bert, id, n_beams, n, args);
-    trace(as_batch(x), "text_decoder.bert");
     if (n_beams == 1) {
         x = rows(x, n - 1, 1);                                /* of a prompt, the last token's */
         bert_logits(logits, x, w->bert);
     } else {
         bert_logits(items(logits, n_beams), x, w->bert);      /* [n_beams, 1, d] */
     }
-    trace(as_batch(logits), "text_decoder.cls.predictions");
-    trace(as_batch(logits), "text_decoder.cls");
-    trace(as_batch(logits), "text_decoder");
     scratch_reset(mark);
     return logits;
 }
@@ -154,21 +161,11 @@ Generated blip_answer(Blip *b, BlipImage image, const int *ids, int n, GenOption
     if (b->kind != BLIP_VQA) bug("blip_answer: a model of kind %d", b->kind);
     BertArgs look = { .memory = image.states, .cross = image.cross };
     Tensor question = bert_forward(b->encoder, ids, 1, n, look);
-    trace(as_batch(question), "text_encoder");
     KvCache *cross = bert_caches(b->decoder, 1, n);
     return write_text(b, question, cross, &b->bos, 1, o);
 }
 
 /* --- Matching --------------------------------------------------------------------------------- */
-
-/* Row 0 of x through a projection, to the unit sphere if asked. [1, n_out] */
-static Tensor project(Tensor x, const Linear *l, bool unit)
-{
-    Tensor out = scratch(1, l->w.dim[0]);
-    linear(as_vector(out), as_vector(rows(x, 0, 1)), l);
-    if (unit) l2_normalize(out);
-    return out;
-}
 
 void blip_match(Blip *b, BlipImage image, const int *ids, int n, float *match, float *cosine)
 {
@@ -176,15 +173,12 @@ void blip_match(Blip *b, BlipImage image, const int *ids, int n, float *match, f
     size_t mark = scratch_mark();
     BertArgs look = { .memory = image.states, .cross = image.cross };
     Tensor both = bert_forward(b->encoder, ids, 1, n, look);
-    trace(as_batch(both), "text_encoder");
     Tensor p = project(both, &b->itm_head, false);
     softmax_rows(p);
     *match = f32(p)[1];
 
     Tensor alone = bert_forward(b->encoder, ids, 1, n, (BertArgs){ 0 });
-    trace(as_batch(alone), "text_encoder");
-    Tensor v = project(image.states, &b->vision_proj, true);
     Tensor t = project(alone, &b->text_proj, true);
-    *cosine = dot(f32(v), f32(t), n_cols(v));
+    *cosine = dot(f32(image.common), f32(t), n_cols(t));
     scratch_reset(mark);
 }

@@ -130,9 +130,7 @@ Tensor clip_image(Clip *c, Tensor image)
 {
     Tensor out = scratch(1, c->d_proj);
     size_t mark = scratch_mark();
-    Tensor x = vit_forward(c->vision, image);
-    Tensor pooled = vit_pool(c->vision, x);
-    trace(as_batch(x), "vision_model");
+    Tensor pooled = vit_pool(c->vision, vit_forward(c->vision, image));
     linear(as_vector(out), as_vector(pooled), &c->vision_proj);
     scratch_reset(mark);
     return out;
@@ -174,7 +172,6 @@ static Tensor text_forward(const Text *t, const int *ids, int n)
         text_layer(x, &t->layer[i]);
         trace(as_batch(x), "%sencoder.layers.%d", t->name, i);
     }
-    trace(as_batch(x), "%sencoder", t->name);
     norm(x, x, &t->final_norm);
     return x;
 }
@@ -189,7 +186,6 @@ Tensor clip_text(Clip *c, const int *ids, int n)
     memcpy(some, ids, (size_t)n_cut * sizeof *some);
     some[n_cut - 1] = ids[n - 1];                     /* the end token stays */
     Tensor x = text_forward(&c->text, some, n_cut);
-    trace(as_batch(x), "text_model");
     Tensor end = rows(x, end_of_text(&c->text, some, n_cut), 1);
     linear(as_vector(out), as_vector(end), &c->text_proj);
     scratch_reset(mark);

@@ -157,6 +157,7 @@ typedef enum { BLIP_CAPTION, BLIP_VQA, BLIP_ITM } BlipKind;
 typedef struct {
     Tensor   states;                 /* [n_patch+1, d_image] */
     KvCache *cross;                  /* one per text layer */
+    Tensor   common;                 /* ITM: its unit vector in the space of texts [1, d_common] */
 } BlipImage;
 
 Blip     *blip_load(Ckpt ck, Json config);                  /* the kind is told by the tensors */

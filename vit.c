@@ -189,7 +189,6 @@ Tensor vit_forward(Vit *v, Tensor image)
         vit_layer(x, &v->layer[i]);
         trace(as_batch(x), "%sencoder.layers.%d", v->name, i);
     }
-    trace(as_batch(x), "%sencoder", v->name);
     if (v->norm_all) norm(x, x, &v->post_norm);
     return x;
 }
