@@ -1,0 +1,435 @@
+/* models.c -- tests of the models: each tiny checkpoint under test/data/models computes what
+ * transformers computes from it (test/reference/README.md describes the answers).
+ *
+ *   traced case:  every intermediate, in the order in which it is computed. The first that is off is
+ *                 reported, with the one before it, which was still right.
+ *   all cases:    logits, sequences (greedy, 3 beams), scores, vectors
+ *
+ * Limit of a comparison: normalised mean square error 1e-10, that is, 1e-5 of the size of the
+ * tensor. f32 sums of up to a hundred terms are good to about 1e-7; the rest is for the layers that
+ * amplify it. Sequences must be equal where the reference's decisions were clear by more than MARGIN,
+ * which is ten times the largest difference of logits within that limit.
+ *
+ * With assets (MM_ASSETS, default ../shared/assets), also a real sentence encoder. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../kernels/kernels.h"
+#include "../mm.h"
+
+#define DATA "test/data/models/"
+
+static const double MAX_NMSE = 1e-10, MARGIN = 1e-4;
+
+static int n_passed, n_failed, n_skipped;
+static const char *model = "";
+
+static bool check(bool ok, const char *what)
+{
+    if (ok) { n_passed++; return true; }
+    n_failed++;
+    printf("failed: %s: %s\n", model, what);
+    return false;
+}
+
+/* --- Answers ---------------------------------------------------------------------------------- */
+
+typedef struct {
+    uint8_t *bytes;
+    Ckpt     ck;
+    Json     cases;
+    bool    *seen;               /* by number of the entry */
+} Answers;
+
+static uint8_t *read_file(const char *path, size_t *n)
+{
+    FILE *f = fopen(path, "rb");
+    if (!f) die(EXIT_INPUT, "%s: cannot be read", path);
+    fseek(f, 0, SEEK_END);
+    *n = (size_t)ftell(f);
+    rewind(f);
+    uint8_t *bytes = keep_bytes(*n + 1);
+    if (fread(bytes, 1, *n, f) != *n) die(EXIT_INPUT, "%s: cannot be read", path);
+    fclose(f);
+    return bytes;
+}
+
+static Answers answers_load(const char *path)
+{
+    size_t n;
+    char *text = (char *)read_file(keep_string("%s.answers.json", path), &n);
+    Json json = json_parse("answers", text, n, 64, EXIT_FILE);
+    Answers a = { .cases = json_get(json, "cases") };
+    a.bytes = read_file(keep_string("%s.answers.safetensors", path), &n);
+    a.ck = ckpt_parse("answers", a.bytes, n);
+    a.seen = keep_bytes((size_t)ckpt_count(a.ck));
+    return a;
+}
+
+/* The entry of that name; false if there is none. */
+static bool find(const Answers *a, const char *name, CkptEntry *e, int *number)
+{
+    for (int i = 0; i < ckpt_count(a->ck); i++) {
+        *e = ckpt_entry(a->ck, i);
+        *number = i;
+        if (!strcmp(e->name, name)) return true;
+    }
+    return false;
+}
+
+/* A tensor of case i; {0} if there is none. Ids are I32, all else F32. */
+static Tensor answer(const Answers *a, int i, const char *name)
+{
+    CkptEntry e;
+    int number;
+    if (!find(a, scratch_string("cases.%d.%s", i, name), &e, &number)) return (Tensor){ 0 };
+    Tensor t = { .data = a->bytes + e.offset, .dtype = F32, .ndim = e.ndim };
+    for (int k = 0; k < e.ndim; k++) t.dim[k] = (int)e.dim[k];
+    return t;
+}
+
+static double nmse(const float *got, const float *want, size_t n)
+{
+    double diff = 0, size = 0;
+    for (size_t i = 0; i < n; i++) {
+        diff += ((double)got[i] - want[i]) * ((double)got[i] - want[i]);
+        size += (double)want[i] * want[i];
+    }
+    return size > 0 ? diff / size : diff > 0 || isnan(diff) ? INFINITY : 0;
+}
+
+static void near(const float *got, Tensor want, const char *what)
+{
+    if (!check(want.data, what)) return;
+    double e = nmse(got, f32(want), n_elem(want));
+    if (!check(e <= MAX_NMSE, what)) printf("    NMSE %g\n", e);
+}
+
+/* --- Intermediates ---------------------------------------------------------------------------- */
+
+static struct {
+    Answers    *a;
+    char        last[256];       /* the last that was right */
+    int         n;
+    bool        failed;
+} watch;
+
+static bool same_shape(Tensor t, const CkptEntry *e)
+{
+    bool same = t.ndim == e->ndim;
+    for (int i = 0; i < t.ndim && same; i++) same = t.dim[i] == e->dim[i];
+    return same;
+}
+
+static void watch_one(void *ctx, const char *name, Tensor t)
+{
+    (void)ctx;
+    CkptEntry e;
+    int number;
+    if (watch.failed) return;
+    char what[600];
+    if (!find(watch.a, name, &e, &number)) {
+        snprintf(what, sizeof what, "%s %s: the reference has no such tensor", name, shape_string(t));
+    } else if (!same_shape(t, &e)) {
+        snprintf(what, sizeof what, "%s is %s, in the reference %d dimensions, [%d, %d, ..]", name,
+                 shape_string(t), e.ndim, (int)e.dim[0], (int)e.dim[1]);
+    } else {
+        double err = nmse(f32(t), (const float *)(watch.a->bytes + e.offset), n_elem(t));
+        watch.a->seen[number] = true;
+        if (err <= MAX_NMSE) {
+            snprintf(watch.last, sizeof watch.last, "%s", name);
+            watch.n++;
+            n_passed++;
+            return;
+        }
+        snprintf(what, sizeof what, "%s %s: NMSE %g", name, shape_string(t), err);
+    }
+    watch.failed = true;
+    check(false, what);
+    printf("    %d were right, the last %s\n", watch.n, *watch.last ? watch.last : "(none)");
+}
+
+static void watch_start(Answers *a)
+{
+    memset(&watch, 0, sizeof watch);
+    watch.a = a;
+    trace_to(watch_one, NULL);
+}
+
+/* BLIP's keys and values of the picture are made for the first text and kept for the others; the
+ * reference makes them each time. */
+static bool kept(const char *name)
+{
+    const char *cross = strstr(name, "text_encoder.") ? strstr(name, "crossattention.self.") : NULL;
+    return cross && (strstr(cross, "key.") || strstr(cross, "value."));
+}
+
+static void watch_end(void)
+{
+    trace_to(NULL, NULL);
+    int n_missing = 0;
+    for (int i = 0; i < ckpt_count(watch.a->ck) && !watch.failed; i++) {
+        const char *name = ckpt_entry(watch.a->ck, i).name;
+        bool named = strncmp(name, "cases.", 6) && strcmp(name, "pixel_values");
+        if (!named || watch.a->seen[i] || kept(name)) continue;
+        if (n_missing++ < 5) printf("    not traced: %s\n", name);
+    }
+    check(n_missing == 0, "every intermediate of the reference is traced");
+    check(watch.n > 20, "intermediates were traced");
+}
+
+/* --- Inputs ----------------------------------------------------------------------------------- */
+
+static Json config_of(const char *dir)
+{
+    size_t n;
+    char *text = model_file(dir, "config.json", 1 << 20, &n);
+    return json_parse(keep_string("%s/config.json", dir), text, n, 64, EXIT_FILE);
+}
+
+static const int *ids_of(const Answers *a, int i, int *n)
+{
+    Tensor t = answer(a, i, "input_ids");
+    *n = t.data ? t.dim[0] : 0;
+    return t.data;
+}
+
+static const char *image_of(const Answers *a, int i)
+{
+    return json_str(json_at(a->cases, i), "image", NULL);
+}
+
+static Tensor pixels(const char *dir, const char *image, Preprocess standard)
+{
+    size_t n;
+    uint8_t *bytes = read_file(keep_string(DATA "pictures/%s", image), &n);
+    Preprocess p = preprocess_load(dir, standard);
+    return preprocess(image_decode(image, bytes, n, (ImageOptions){ 0 }), &p);
+}
+
+/* The first picture after preprocessing, against [1, 3, H, W]. */
+static void check_pixels(const Answers *a, Tensor got)
+{
+    CkptEntry e;
+    int number;
+    if (!find(a, "pixel_values", &e, &number)) return;
+    const float *want = (const float *)(a->bytes + e.offset);
+    size_t hw = (size_t)got.dim[0] * (size_t)got.dim[1];
+    double worst = 0;
+    for (size_t i = 0; i < hw; i++)
+        for (size_t c = 0; c < 3; c++)
+            worst = fmax(worst, fabs(f32(got)[i * 3 + c] - want[c * hw + i]));
+    check(e.dim[2] == got.dim[0] && worst < 1e-6, "pixel_values");
+}
+
+/* --- BLIP ------------------------------------------------------------------------------------- */
+
+static Generated blip_run(Blip *b, BlipImage im, const Answers *a, int i, GenOptions o)
+{
+    int n;
+    const int *ids = ids_of(a, i, &n);
+    return blip_kind(b) == BLIP_VQA ? blip_answer(b, im, ids, n, o) : blip_caption(b, im, ids, n, o);
+}
+
+/* The logits of each step. */
+static struct { Tensor want; int step; double worst; } logits;
+
+static void logits_one(void *ctx, const char *name, Tensor t)
+{
+    (void)ctx;
+    if (strncmp(name, "text_decoder.cls.predictions", 28)) return;
+    if (name[28] && (name[28] != '.' || name[29] < '0' || name[29] > '9')) return;
+    if (logits.step < logits.want.dim[0]) {
+        const float *want = f32(rows(logits.want, logits.step, 1));
+        logits.worst = fmax(logits.worst, nmse(f32(t), want, n_elem(t)));
+    }
+    logits.step++;
+}
+
+static void check_sequence(const Answers *a, int i, const char *kind, Generated g, int sep)
+{
+    Tensor want = answer(a, i, scratch_string("%s.ids", kind));
+    Tensor margin = answer(a, i, scratch_string("%s.margin", kind));
+    float clear = INFINITY;
+    for (size_t k = 0; k < n_elem(margin); k++) clear = fminf(clear, f32(margin)[k]);
+    if (clear < MARGIN) {
+        printf("skipped: %s: case %d, %s: the reference's margin is %g\n", model, i, kind, clear);
+        n_skipped++;
+        return;
+    }
+    bool same = g.n == want.dim[0] && !memcmp(g.id, want.data, (size_t)g.n * sizeof(int));
+    if (!check(same, scratch_string("case %d: %s: ids", i, kind))) {
+        printf("    got  "); for (int k = 0; k < g.n; k++) printf(" %d", g.id[k]);
+        printf("\n    want "); for (int k = 0; k < want.dim[0]; k++) printf(" %d", ((int *)want.data)[k]);
+        printf("\n");
+    }
+    check(g.stopped == (g.id[g.n - 1] == sep), "stopped means: by the end token");
+    float sum = 0;
+    for (int k = g.n_prompt; k < g.n; k++) {
+        TokenInfo t = g.info[k - g.n_prompt];
+        check(t.chosen.id == g.id[k] && t.chosen.logprob <= t.top[0].logprob &&
+              t.top[0].logprob >= t.top[1].logprob, "logprobs");
+        sum += t.chosen.logprob;
+    }
+    Tensor score = answer(a, i, scratch_string("%s.score", kind));
+    if (score.data && same)
+        check(fabsf(sum / (float)(g.n - g.n_prompt) - f32(score)[0]) < 1e-4f, "score of the beams");
+}
+
+static void blip_generates(const char *dir, Answers *a, bool traced)
+{
+    Json config = config_of(dir);
+    Blip *b = blip_load(ckpt_open(dir), config);
+    int sep = json_int(json_get(config, "text_config"), "sep_token_id", 102, 0, 1 << 22);
+    Preprocess standard = preprocess_blip(blip_image_size(b));
+    for (int i = 0; i < json_len(a->cases); i++) {
+        size_t mark = scratch_mark();
+        Tensor image = pixels(dir, image_of(a, i), standard);
+        if (i == 0) check_pixels(a, image);
+        if (i == 0 && traced) {
+            watch_start(a);
+            blip_run(b, blip_image(b, image), a, i, (GenOptions){ .max_tokens = 4 });
+            watch_end();
+        }
+        BlipImage im = blip_image(b, image);
+        logits.want = answer(a, i, "greedy.logits");
+        logits.step = 0;
+        logits.worst = 0;
+        trace_to(logits_one, NULL);
+        Generated g = blip_run(b, im, a, i, (GenOptions){ .max_tokens = -1, .logprobs = 3 });
+        trace_to(NULL, NULL);
+        check_sequence(a, i, "greedy", g, sep);
+        if (!check(logits.step == logits.want.dim[0] && logits.worst <= MAX_NMSE, "logits"))
+            printf("    case %d: %d steps, NMSE %g\n", i, logits.step, logits.worst);
+        g = blip_run(b, im, a, i, (GenOptions){ .max_tokens = -1, .beams = 3, .logprobs = 3 });
+        check_sequence(a, i, "beams", g, sep);
+        Generated none = blip_run(b, im, a, i, (GenOptions){ .max_tokens = 0, .beams = 3 });
+        check(none.n == none.n_prompt && !none.stopped, "no new tokens");
+        scratch_reset(mark);
+    }
+}
+
+static void blip_matches(const char *dir, Answers *a, bool traced)
+{
+    Blip *b = blip_load(ckpt_open(dir), config_of(dir));
+    Preprocess standard = preprocess_blip(blip_image_size(b));
+    const char *last = "";
+    BlipImage im = { 0 };
+    for (int i = 0; i < json_len(a->cases); i++) {
+        if (strcmp(last, image_of(a, i))) {
+            last = image_of(a, i);
+            Tensor image = pixels(dir, last, standard);
+            if (i == 0) check_pixels(a, image);
+            if (i == 0 && traced) watch_start(a);
+            else if (traced) watch_end();
+            im = blip_image(b, image);
+        }
+        int n;
+        const int *ids = ids_of(a, i, &n);
+        float match, cosine;
+        blip_match(b, im, ids, n, &match, &cosine);
+        near(&match, answer(a, i, "match"), "match");
+        near(&cosine, answer(a, i, "cosine"), "cosine");
+    }
+}
+
+static void blip_test(const char *dir, Answers *a, bool traced)
+{
+    if (json_get(json_at(a->cases, 0), "match").node) blip_matches(dir, a, traced);
+    else blip_generates(dir, a, traced);
+}
+
+/* --- CLIP ------------------------------------------------------------------------------------- */
+
+static void clip_test(const char *dir, Answers *a, bool traced)
+{
+    Clip *c = clip_load(ckpt_open(dir), config_of(dir));
+    Preprocess standard = preprocess_clip(clip_image_size(c));
+    bool first = true;
+    int n_cases = json_len(a->cases);
+    Tensor *vector = scratch_bytes((size_t)n_cases * sizeof *vector);
+    if (traced) watch_start(a);
+    for (int i = 0; i < n_cases; i++) {
+        int n;
+        const int *ids = ids_of(a, i, &n);
+        if (ids) {
+            vector[i] = clip_text(c, ids, n);
+        } else {
+            if (!first) trace_to(NULL, NULL);             /* one picture is traced */
+            Tensor image = pixels(dir, image_of(a, i), standard);
+            if (first) check_pixels(a, image);
+            first = false;
+            vector[i] = clip_image(c, image);
+            if (traced) trace_to(watch_one, NULL);
+        }
+        near(f32(vector[i]), answer(a, i, "vector"), "vector");
+        l2_normalize(vector[i]);
+        near(f32(vector[i]), answer(a, i, "vector_normalized"), "vector_normalized");
+    }
+    if (traced) watch_end();
+    for (int i = 0; i < n_cases; i++) {                   /* a picture against all texts */
+        Tensor want = answer(a, i, "logits"), scores;
+        if (!want.data) continue;
+        scores = scratch(1, (int)n_elem(want));
+        for (int k = 0, j = 0; k < n_cases; k++)
+            if (!image_of(a, k))
+                f32(scores)[j++] = clip_logit_scale(c) * dot(f32(vector[i]), f32(vector[k]), clip_dim(c));
+        near(f32(scores), want, "logits");
+        softmax_rows(scores);
+        near(f32(scores), answer(a, i, "scores"), "scores");
+    }
+}
+
+/* --- BERT ------------------------------------------------------------------------------------- */
+
+static void bert_test(const char *dir, Answers *a, bool traced)
+{
+    Sentence *s = sentence_load(dir, ckpt_open(dir), config_of(dir));
+    bool normalized = ckpt_has(ckpt_open(dir), "2_Normalize") || strstr(dir, "bert-mean");
+    for (int i = 0; i < json_len(a->cases); i++) {
+        int n;
+        const int *ids = ids_of(a, i, &n);
+        if (traced && i == 0) watch_start(a);
+        if (traced && i == 2) watch_end();
+        Tensor v = sentence_forward(s, ids, n);
+        near(f32(v), answer(a, i, normalized ? "vector_normalized" : "vector"), "vector");
+        l2_normalize(v);
+        near(f32(v), answer(a, i, "vector_normalized"), "vector_normalized");
+    }
+}
+
+/* --- All of them ------------------------------------------------------------------------------ */
+
+int main(void)
+{
+    static const struct {
+        const char *name;
+        void (*test)(const char *dir, Answers *a, bool traced);
+        bool traced;
+    } MODELS[] = {
+        { "clip", clip_test, true },
+        { "clip-gelu", clip_test, true },
+        { "clip-gelu-f16", clip_test, false },
+        { "bert-mean", bert_test, true },
+        { "bert-legacy", bert_test, true },
+        { "bert-bf16", bert_test, true },
+        { "blip-caption", blip_test, true },
+        { "blip-caption-f16", blip_test, false },
+        { "blip-caption-bf16", blip_test, false },
+        { "blip-vqa", blip_test, true },
+        { "blip-itm", blip_test, true },
+    };
+    kernels_init(NULL);
+    threads_start(0);
+    for (size_t i = 0; i < sizeof MODELS / sizeof *MODELS; i++) {
+        size_t mark = scratch_mark();
+        model = MODELS[i].name;
+        const char *dir = keep_string(DATA "%s", model);
+        Answers a = answers_load(dir);
+        MODELS[i].test(dir, &a, MODELS[i].traced);
+        scratch_reset(mark);
+    }
+    printf("models: %d passed, %d failed, %d skipped\n", n_passed, n_failed, n_skipped);
+    return n_failed > 0;
+}
