@@ -71,7 +71,7 @@ static void read_size(Preprocess *p, Json config)
 {
     Json size = json_get(config, "size");
     bool square = json_bool(config, "default_to_square", p->shortest_edge == 0);
-    int  edge = json_int(size, "shortest_edge", 0, 1, MOST);
+    int  edge = json_int(json_is(size, JSON_OBJECT) ? size : (Json){ 0 }, "shortest_edge", 0, 1, MOST);
     if (json_type(size) == JSON_NULL)
         return;
     if (edge && json_type(json_get(size, "longest_edge")) != JSON_NULL)
@@ -130,8 +130,9 @@ Preprocess preprocess_load(const char *dir, Preprocess standard)
     p.rescale = json_bool(config, "do_rescale", p.rescale);
     p.normalize = json_bool(config, "do_normalize", p.normalize);
     json_bool(config, "do_convert_rgb", true);       /* pictures are RGB here in any case */
-    if (json_bool(config, "do_pad", false))
-        json_error(json_get(config, "do_pad"), "is true; mm does not pad for this model");
+    /* do_pad alone pads to the largest picture of a batch, and a batch of mm is one picture */
+    if (json_bool(config, "do_pad", false) && json_type(json_get(config, "pad_size")) != JSON_NULL)
+        json_error(json_get(config, "pad_size"), "is set; mm does not pad for this model");
     read_size(&p, config);
     p.resample = (Filter)json_int(config, "resample", p.resample, NEAREST, HAMMING);
     if (json_type(crop) != JSON_NULL && !read_sides(crop, &p.crop_w, &p.crop_h))
