@@ -386,7 +386,9 @@ static void clip_test(const char *dir, Answers *a, bool traced)
 static void bert_test(const char *dir, Answers *a, bool traced)
 {
     Sentence *s = sentence_load(dir, ckpt_open(dir), config_of(dir));
-    bool normalized = ckpt_has(ckpt_open(dir), "2_Normalize") || strstr(dir, "bert-mean");
+    size_t n_json;
+    char *modules = model_file(dir, "modules.json", 1 << 20, &n_json);
+    bool normalized = modules && strstr(modules, "Normalize");
     for (int i = 0; i < json_len(a->cases); i++) {
         int n;
         const int *ids = ids_of(a, i, &n);
