@@ -32,7 +32,7 @@
 enum { TILE_M = 6, TILE_N = 64, VECTORS = TILE_N / 16 };
 
 #define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 8")          /* arrays of registers need constant indices */
+#define UNROLL _Pragma("GCC unroll 16")          /* arrays of registers need constant indices */
 
 /* The mask of the first n lanes; all of them from 16 up. */
 INLINE __mmask16 first(int n) { return (__mmask16)(n >= 16 ? 0xffff : (1u << n) - 1); }
@@ -58,6 +58,9 @@ INLINE __m512 part_bf16(const uint16_t *p, int n)
     __m512i v = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first(n), p));
     return _mm512_castsi512_ps(_mm512_slli_epi32(v, 16));
 }
+
+/* Stores the first n lanes. */
+INLINE void store(float *p, int n, __m512 v) { _mm512_mask_storeu_ps(p, first(n), v); }
 
 #define FOR_EACH_TYPE(STAMP)                \
     STAMP(f32, float)                       \
@@ -134,17 +137,22 @@ FOR_EACH_TYPE(FEW)
 
 /* M x 16 N of the tile; the last register of a row stores its first `last` lanes. */
 INLINE void tile_part(float *C, int ldc, const float *A, int lda, const float *P, int k,
-                      bool accumulate, __mmask16 last, const int M, const int N)
+                      bool accumulate, int last, const int M, const int N)
 {
     __m512 c[TILE_M][VECTORS], b[VECTORS];
+    UNROLL
     for (int i = 0; i < M; i++)
+        UNROLL
         for (int v = 0; v < N; v++)
             c[i][v] = _mm512_setzero_ps();
     for (int p = 0; p < k; p++) {
+        UNROLL
         for (int v = 0; v < N; v++)
             b[v] = _mm512_loadu_ps(P + (size_t)p * TILE_N + 16 * v);
+        UNROLL
         for (int i = 0; i < M; i++) {
             __m512 a = _mm512_set1_ps(A[(size_t)i * lda + p]);
+            UNROLL
             for (int v = 0; v < N; v++)
                 c[i][v] = _mm512_fmadd_ps(a, b[v], c[i][v]);
         }
@@ -154,10 +162,10 @@ INLINE void tile_part(float *C, int ldc, const float *A, int lda, const float *P
         UNROLL
         for (int v = 0; v < N; v++) {
             float *to = C + (size_t)i * ldc + 16 * v;
-            __mmask16 lanes = v == N - 1 ? last : 0xffff;
+            int lanes = v == N - 1 ? last : 16;
             if (accumulate)
-                c[i][v] = _mm512_add_ps(_mm512_maskz_loadu_ps(lanes, to), c[i][v]);
-            _mm512_mask_storeu_ps(to, lanes, c[i][v]);
+                c[i][v] = _mm512_add_ps(part_f32(to, lanes), c[i][v]);
+            store(to, lanes, c[i][v]);
         }
 }
 
@@ -165,7 +173,7 @@ INLINE void tile_part(float *C, int ldc, const float *A, int lda, const float *P
     static void tile_##M(float *C, int ldc, const float *A, int lda, const float *P, int nr,   \
                          int k, bool accumulate)                                               \
     {                                                                                          \
-        __mmask16 last = first((nr - 1) % 16 + 1);                                             \
+        int last = (nr - 1) % 16 + 1;                                                          \
         switch ((nr - 1) / 16) {                                                               \
         case 0:  tile_part(C, ldc, A, lda, P, k, accumulate, last, M, 1); break;               \
         case 1:  tile_part(C, ldc, A, lda, P, k, accumulate, last, M, 2); break;               \
@@ -188,51 +196,62 @@ static void tile_avx512(float *C, int ldc, const float *A, int lda, const float 
     }
 }
 
-/* 16 registers of 16 floats, transposed in place: pairs, then pairs of pairs, then the four
- * 128-bit quarters. */
-INLINE void transpose(__m512 r[16])
+/* Four rows a, b, c, d of 16 -> q[c]: column 4 l + c of them in quarter l. */
+INLINE void transpose_quarters(__m512 q[4], __m512 a, __m512 b, __m512 c, __m512 d)
 {
-    __m512 t[16];
-    for (int i = 0; i < 16; i += 2) {
-        t[i]     = _mm512_unpacklo_ps(r[i], r[i + 1]);
-        t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
-    }
-    for (int i = 0; i < 16; i += 4) {           /* r[i+c], quarter q: column 4q+c of rows i..i+3 */
-        r[i]     = _mm512_shuffle_ps(t[i], t[i + 2], 0x44);
-        r[i + 1] = _mm512_shuffle_ps(t[i], t[i + 2], 0xee);
-        r[i + 2] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0x44);
-        r[i + 3] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0xee);
-    }
+    __m512 ab0 = _mm512_unpacklo_ps(a, b), ab2 = _mm512_unpackhi_ps(a, b);
+    __m512 cd0 = _mm512_unpacklo_ps(c, d), cd2 = _mm512_unpackhi_ps(c, d);
+    q[0] = _mm512_shuffle_ps(ab0, cd0, 0x44);
+    q[1] = _mm512_shuffle_ps(ab0, cd0, 0xee);
+    q[2] = _mm512_shuffle_ps(ab2, cd2, 0x44);
+    q[3] = _mm512_shuffle_ps(ab2, cd2, 0xee);
+}
+
+/* q[g][c] of the rows 4g .. 4g+3 -> 16 columns of 16 rows, of which the first n are stored. */
+INLINE void store_columns(float *P, __m512 q[4][4], int n)
+{
+    UNROLL
     for (int c = 0; c < 4; c++) {
-        t[c]      = _mm512_shuffle_f32x4(r[c], r[c + 4], 0x88);       /* quarters 0 2 | 0 2 */
-        t[c + 4]  = _mm512_shuffle_f32x4(r[c], r[c + 4], 0xdd);       /* quarters 1 3 | 1 3 */
-        t[c + 8]  = _mm512_shuffle_f32x4(r[c + 8], r[c + 12], 0x88);
-        t[c + 12] = _mm512_shuffle_f32x4(r[c + 8], r[c + 12], 0xdd);
-    }
-    for (int c = 0; c < 4; c++) {
-        r[c]      = _mm512_shuffle_f32x4(t[c], t[c + 8], 0x88);
-        r[c + 8]  = _mm512_shuffle_f32x4(t[c], t[c + 8], 0xdd);
-        r[c + 4]  = _mm512_shuffle_f32x4(t[c + 4], t[c + 12], 0x88);
-        r[c + 12] = _mm512_shuffle_f32x4(t[c + 4], t[c + 12], 0xdd);
+        __m512 a = _mm512_shuffle_f32x4(q[0][c], q[1][c], 0x88);    /* quarters 0 2 | 0 2 */
+        __m512 b = _mm512_shuffle_f32x4(q[0][c], q[1][c], 0xdd);    /* quarters 1 3 | 1 3 */
+        __m512 d = _mm512_shuffle_f32x4(q[2][c], q[3][c], 0x88);
+        __m512 e = _mm512_shuffle_f32x4(q[2][c], q[3][c], 0xdd);
+        __m512 column[4] = { _mm512_shuffle_f32x4(a, d, 0x88), _mm512_shuffle_f32x4(b, e, 0x88),
+                             _mm512_shuffle_f32x4(a, d, 0xdd), _mm512_shuffle_f32x4(b, e, 0xdd) };
+        UNROLL
+        for (int l = 0; l < 4; l++)
+            if (4 * l + c < n)
+                _mm512_storeu_ps(P + (size_t)(4 * l + c) * TILE_N, column[l]);
     }
 }
 
+/* 16 x 16 of the panel: the first nr rows of w, k columns. */
 #define PACK(name, T)                                                                          \
+    INLINE void pack_block_##name(float *P, const T *w, int ldw, int nr, int k)                \
+    {                                                                                          \
+        __m512 q[4][4], v[16];                                                                 \
+        UNROLL                                                                                 \
+        for (int t = 0; t < 16; t++)                                                           \
+            v[t] = t >= nr ? _mm512_setzero_ps()                                               \
+                 : k == 16 ? load_##name(w + (size_t)t * ldw)                                  \
+                 :           part_##name(w + (size_t)t * ldw, k);                              \
+        UNROLL                                                                                 \
+        for (int g = 0; g < 4; g++)                                                            \
+            transpose_quarters(q[g], v[4 * g], v[4 * g + 1], v[4 * g + 2], v[4 * g + 3]);      \
+        store_columns(P, q, k);                                                                \
+    }                                                                                          \
+                                                                                               \
     static void pack_##name##_avx512(float *P, const void *W, int ldw, int nr, int k)          \
     {                                                                                          \
-        for (int j = 0; j < TILE_N; j += 16) {                                                 \
-            const T *w = (const T *)W + (size_t)j * ldw;                                       \
+        for (int j = 0; j < TILE_N; j += 16)                                                   \
             for (int p = 0; p < k; p += 16) {                                                  \
-                __m512 r[16];                                                                  \
-                for (int t = 0; t < 16; t++)                                                   \
-                    r[t] = j + t >= nr ? _mm512_setzero_ps()                                   \
-                         : k - p >= 16 ? load_##name(w + (size_t)t * ldw + p)                  \
-                         :               part_##name(w + (size_t)t * ldw + p, k - p);          \
-                transpose(r);                                                                  \
-                for (int t = 0; t < 16 && p + t < k; t++)                                      \
-                    _mm512_storeu_ps(P + (size_t)(p + t) * TILE_N + j, r[t]);                  \
+                const T *w = (const T *)W + (size_t)j * ldw + p;                               \
+                float *to = P + (size_t)p * TILE_N + j;                                        \
+                if (k - p >= 16 && nr - j >= 16)                                               \
+                    pack_block_##name(to, w, ldw, 16, 16);                                     \
+                else                                                                           \
+                    pack_block_##name(to, w, ldw, nr - j, k - p < 16 ? k - p : 16);            \
             }                                                                                  \
-        }                                                                                      \
     }
 FOR_EACH_TYPE(PACK)
 
@@ -254,35 +273,37 @@ static float dot_avx512(const float *a, const float *b, int n)
 static void axpy_avx512(float *y, float s, const float *x, int n)
 {
     for (int i = 0; i < n; i += 16)
-        _mm512_mask_storeu_ps(y + i, first(n - i), _mm512_fmadd_ps(_mm512_set1_ps(s),
-                              part_f32(x + i, n - i), part_f32(y + i, n - i)));
+        store(y + i, n - i, _mm512_fmadd_ps(_mm512_set1_ps(s), part_f32(x + i, n - i),
+                                            part_f32(y + i, n - i)));
 }
 
 static void scale_avx512(float *y, float s, int n)
 {
     for (int i = 0; i < n; i += 16)
-        _mm512_mask_storeu_ps(y + i, first(n - i),
-                              _mm512_mul_ps(_mm512_set1_ps(s), part_f32(y + i, n - i)));
+        store(y + i, n - i, _mm512_mul_ps(_mm512_set1_ps(s), part_f32(y + i, n - i)));
 }
 
 /* 16 N columns of a weighted sum of rows; two sums for each, so that none waits for the other. */
-INLINE void mix_part(float *y, const float *p, const float *V, int ldv, int n, __mmask16 last,
-                     const int N)
+INLINE void mix_part(float *y, const float *p, const float *V, int ldv, int n, int last, const int N)
 {
-    __m512 s[2][4];
-    for (int v = 0; v < N; v++)
-        s[0][v] = s[1][v] = _mm512_setzero_ps();
-    for (int j = 0; j < n; j++)
-        for (int v = 0; v < N; v++) {
-            const float *at = V + (size_t)j * ldv + 16 * v;
-            s[j & 1][v] = _mm512_fmadd_ps(_mm512_set1_ps(p[j]),
-                v == N - 1 ? _mm512_maskz_loadu_ps(last, at) : load_f32(at), s[j & 1][v]);
-        }
-    for (int v = 0; v < N; v++) {
-        __mmask16 lanes = v == N - 1 ? last : 0xffff;
-        __m512 sum = _mm512_add_ps(s[0][v], s[1][v]);
-        _mm512_mask_storeu_ps(y + 16 * v, lanes,
-            _mm512_add_ps(_mm512_maskz_loadu_ps(lanes, y + 16 * v), sum));
+    __m512 s[2][4], v;
+    for (int c = 0; c < N; c++)
+        s[0][c] = s[1][c] = _mm512_setzero_ps();
+    int j = 0;
+    for (; j + 2 <= n; j += 2)
+        for (int h = 0; h < 2; h++)
+            for (int c = 0; c < N; c++) {
+                const float *at = V + (size_t)(j + h) * ldv + 16 * c;
+                v = c == N - 1 ? part_f32(at, last) : load_f32(at);
+                s[h][c] = _mm512_fmadd_ps(_mm512_set1_ps(p[j + h]), v, s[h][c]);
+            }
+    for (int c = 0; c < N; c++) {
+        const float *at = V + (size_t)j * ldv + 16 * c;
+        int lanes = c == N - 1 ? last : 16;
+        if (j < n)
+            s[0][c] = _mm512_fmadd_ps(_mm512_set1_ps(p[j]), part_f32(at, lanes), s[0][c]);
+        store(y + 16 * c, lanes, _mm512_add_ps(part_f32(y + 16 * c, lanes),
+                                               _mm512_add_ps(s[0][c], s[1][c])));
     }
 }
 
@@ -290,23 +311,21 @@ static void mix_avx512(float *y, const float *p, const float *V, int ldv, int n,
 {
     int c = 0;
     for (; c + 64 <= d; c += 64)
-        mix_part(y + c, p, V + c, ldv, n, 0xffff, 4);
+        mix_part(y + c, p, V + c, ldv, n, 16, 4);
     for (; c < d; c += 16)
-        mix_part(y + c, p, V + c, ldv, n, first(d - c), 1);
+        mix_part(y + c, p, V + c, ldv, n, d - c < 16 ? d - c : 16, 1);
 }
 
 static void add_avx512(float *y, const float *x, int n)
 {
     for (int i = 0; i < n; i += 16)
-        _mm512_mask_storeu_ps(y + i, first(n - i),
-                              _mm512_add_ps(part_f32(y + i, n - i), part_f32(x + i, n - i)));
+        store(y + i, n - i, _mm512_add_ps(part_f32(y + i, n - i), part_f32(x + i, n - i)));
 }
 
 static void mul_avx512(float *y, const float *x, int n)
 {
     for (int i = 0; i < n; i += 16)
-        _mm512_mask_storeu_ps(y + i, first(n - i),
-                              _mm512_mul_ps(part_f32(y + i, n - i), part_f32(x + i, n - i)));
+        store(y + i, n - i, _mm512_mul_ps(part_f32(y + i, n - i), part_f32(x + i, n - i)));
 }
 
 static float max_avx512(const float *x, int n)
@@ -340,10 +359,9 @@ static float exp_sum_avx512(float *y, const float *x, float m, int n)
 {
     __m512 sum = _mm512_setzero_ps(), vm = _mm512_set1_ps(m);
     for (int i = 0; i < n; i += 16) {
-        __mmask16 lanes = first(n - i);
-        __m512 e = exp512(_mm512_sub_ps(_mm512_maskz_loadu_ps(lanes, x + i), vm));
-        _mm512_mask_storeu_ps(y + i, lanes, e);
-        sum = _mm512_mask_add_ps(sum, lanes, sum, e);
+        __m512 e = exp512(_mm512_sub_ps(part_f32(x + i, n - i), vm));
+        store(y + i, n - i, e);
+        sum = _mm512_mask_add_ps(sum, first(n - i), sum, e);
     }
     return _mm512_reduce_add_ps(sum);
 }
@@ -376,8 +394,7 @@ static void layernorm_avx512(float *y, const float *x, const float *w, const flo
     for (int i = 0; i < n; i += 16) {
         int left = n - i;
         __m512 v = _mm512_mul_ps(_mm512_sub_ps(part_f32(x + i, left), vm), vr);
-        _mm512_mask_storeu_ps(y + i, first(left),
-                              _mm512_fmadd_ps(v, part_f32(w + i, left), part_f32(b + i, left)));
+        store(y + i, left, _mm512_fmadd_ps(v, part_f32(w + i, left), part_f32(b + i, left)));
     }
 }
 
@@ -385,8 +402,8 @@ static void rmsnorm_avx512(float *y, const float *x, const float *w, float eps, 
 {
     __m512 vr = _mm512_set1_ps(1 / sqrtf(sum_power(x, 0, n, 2) / (float)n + eps));
     for (int i = 0; i < n; i += 16)
-        _mm512_mask_storeu_ps(y + i, first(n - i), _mm512_mul_ps(
-            _mm512_mul_ps(part_f32(x + i, n - i), vr), part_f32(w + i, n - i)));
+        store(y + i, n - i, _mm512_mul_ps(_mm512_mul_ps(part_f32(x + i, n - i), vr),
+                                          part_f32(w + i, n - i)));
 }
 
 /* === Activations =============================================================================== */
@@ -443,7 +460,7 @@ INLINE __m512 relu(__m512 x) { return _mm512_max_ps(_mm512_setzero_ps(), x); }
     static void name##_avx512(float *y, int n)                                                 \
     {                                                                                          \
         for (int i = 0; i < n; i += 16)                                                        \
-            _mm512_mask_storeu_ps(y + i, first(n - i), name(part_f32(y + i, n - i)));          \
+            store(y + i, n - i, name(part_f32(y + i, n - i)));                                 \
     }
 ACTIVATION(gelu) ACTIVATION(gelu_tanh) ACTIVATION(gelu_quick) ACTIVATION(silu) ACTIVATION(relu)
 
@@ -453,7 +470,7 @@ ACTIVATION(gelu) ACTIVATION(gelu_tanh) ACTIVATION(gelu_quick) ACTIVATION(silu) A
     static void cvt_##name##_avx512(float *y, const void *x, int n)                            \
     {                                                                                          \
         for (int i = 0; i < n; i += 16)                                                        \
-            _mm512_mask_storeu_ps(y + i, first(n - i), part_##name((const T *)x + i, n - i));  \
+            store(y + i, n - i, part_##name((const T *)x + i, n - i));                         \
     }
 FOR_EACH_TYPE(CVT)
 
