@@ -1,73 +1,200 @@
-/* attention.c -- scaled dot-product attention, cut into pieces. */
+/* attention.c -- softmax(scale Q K^T + bias) V for all heads, without ever keeping the whole matrix of
+ * scores: keys pass by in blocks, and each query carries the maximum and the sum of what it has seen
+ * (the running softmax of arXiv 1805.02867, in blocks as in FlashAttention, 2205.14135).
+ *
+ *   for each item, head and block of queries (a task):
+ *     for each block of KEYS keys:
+ *       S = scale Q K^T + bias                       [queries, keys]
+ *       m' = max(m, max of the row of S)             the maximum so far
+ *       P = exp(S - m')
+ *       out = out exp(m - m') + P V;  sum = sum exp(m - m') + sum of the row of P;  m = m'
+ *     out = out / sum
+ *
+ * Few queries (decoding): K and V are used as they lie there; each is read once: the memory is the
+ * limit. Many queries: both products are done by the tile of matmul.c. A block of K is packed as W is
+ * there; a block of V has the shape of a panel already, [keys, head_dim], and is only copied. S stays
+ * in the second-level cache. With 64 numbers in a head, each score costs 128 multiply-adds and one
+ * exponential, a tenth of the time.
+ *
+ * Easy to get wrong:
+ *   - exp(-INFINITY - -INFINITY): a row that has seen nothing but masked keys must skip the block.
+ *   - Bits may not depend on how queries are grouped: a block of keys that a row may not see changes
+ *     nothing (P is 0, the maximum stays), so that it does not matter whether its group skips it.
+ *   - kv_stride 0: items share keys and values. Then their rows are one long list of queries. */
 #include "kernels.h"
 
 #include <math.h>
 #include <string.h>
 
-enum { KEYS = 128, ROWS = 32 };
+enum {
+    FEW_QUERIES = 4,        /* of an item, up to which packing costs more than it brings */
+    KEYS        = 256,      /* of a block; a multiple of every tile_n */
+    QUERIES     = 192       /* of a task, at most: K is packed for each task again */
+};
 
 typedef struct {
     const Attention *a;
-    int group_rows;         /* rows of queries that share keys and values */
-    int n_blocks;           /* blocks of ROWS rows of them */
+    int    ld, ldkv;        /* distance of rows of q and out, of k and v */
+    int    n_rows;          /* rows of queries that share keys and values */
+    int    block_rows;      /* rows of a task */
+    int    n_blocks;        /* tasks of an item and head */
     float *work;
+    size_t work_size;       /* floats of each worker */
 } Job;
 
-static int min(int a, int b) { return a < b ? a : b; }
+/* What a task works on: rows row0 .. row0 + n_rows - 1 of the queries of one head. */
+typedef struct {
+    const Attention *a;
+    const float *q, *k, *v, *bias;      /* bias [n_q, n_kv] of this head; NULL: none */
+    float *out;
+    int    ld, ldkv, row0, n_rows;
+    float *scores;                      /* [n_rows, KEYS] */
+    float *max, *sum;                   /* [n_rows], so far */
+    float *k_panels, *v_panels;         /* [KEYS / tile_n][head_dim][tile_n], [..][KEYS][tile_n] */
+} Block;
 
-/* keys that row i of an item may look at */
-static int visible(const Attention *a, int i)
+static int min(int a, int b) { return a < b ? a : b; }
+static int ceil_div(int a, int b) { return (a + b - 1) / b; }
+static int round_up(int a, int b) { return ceil_div(a, b) * b; }
+
+/* How many keys row i of the block may look at. */
+static int visible(const Block *b, int i)
 {
-    int n = a->causal ? i + 1 + a->n_kv - a->n_q : a->n_kv;
+    const Attention *a = b->a;
+    int n = a->causal ? (b->row0 + i) % a->n_q + 1 + a->n_kv - a->n_q : a->n_kv;
     return n < 0 ? 0 : min(n, a->n_kv);
 }
 
-static void row_task(const Attention *a, int group, int row, int h, float *s)
+/* Scores of row i for n keys from j on -> weights, not yet divided by their sum. Returns false if
+ * all are 0. */
+static bool soften(Block *b, int i, int j, int n)
 {
-    int hd = a->head_dim, ld = a->n_heads * hd, ldkv = a->n_kv_heads * hd;
-    int i = row % a->n_q, n = visible(a, i);
-    size_t at = ((size_t)group * (a->kv_stride ? a->n_q : 0) + row) * ld + (size_t)h * hd;
-    size_t kv = group * a->kv_stride + (size_t)(h / (a->n_heads / a->n_kv_heads)) * hd;
-    float *out = a->out + at, max = -INFINITY, sum = 0;
-    memset(out, 0, (size_t)hd * sizeof *out);
-    for (int j = 0; j < n; j += KEYS) {
-        int keys = min(KEYS, n - j);
-        kernel.few[F32](s, KEYS, a->q + at, ld, a->k + kv + (size_t)j * ldkv, ldkv, 1, keys, hd);
-        kernel.scale(s, a->scale, keys);
-        if (a->bias)
-            kernel.add(s, a->bias + ((size_t)(a->bias_heads > 1 ? h : 0) * a->n_q + i) * a->n_kv + j,
-                       keys);
-        float m = kernel.max(s, keys);
-        m = m > max ? m : max;
-        if (m == -INFINITY)
-            continue;
-        float shrink = expf(max - m);
-        sum = sum * shrink + kernel.exp_sum(s, s, m, keys);
-        kernel.scale(out, shrink, hd);
-        kernel.mix(out, s, a->v + kv + (size_t)j * ldkv, ldkv, keys, hd);
-        max = m;
+    float *s = b->scores + (size_t)i * KEYS, *out = b->out + (size_t)i * b->ld;
+    int seen = visible(b, i) - j;
+    seen = seen < 0 ? 0 : min(seen, n);
+    float m = -INFINITY;
+    if (seen > 0) {
+        kernel.scale(s, b->a->scale, seen);
+        if (b->bias)
+            kernel.add(s, b->bias + (size_t)((b->row0 + i) % b->a->n_q) * b->a->n_kv + j, seen);
+        m = kernel.max(s, seen);
     }
-    if (sum > 0)
-        kernel.scale(out, 1 / sum, hd);
+    if (m == -INFINITY) {
+        memset(s, 0, (size_t)n * sizeof *s);
+        return false;
+    }
+    if (m > b->max[i]) {
+        float shrink = expf(b->max[i] - m);     /* exp(-INFINITY) the first time */
+        b->sum[i] *= shrink;
+        if (j > 0)
+            kernel.scale(out, shrink, b->a->head_dim);
+        b->max[i] = m;
+    }
+    b->sum[i] += kernel.exp_sum(s, s, b->max[i], seen);
+    memset(s + seen, 0, (size_t)(n - seen) * sizeof *s);
+    return true;
 }
 
-static void task(void *ctx, int t, int worker)
+static void few_queries(Block *b, int j, int n)
+{
+    int hd = b->a->head_dim;
+    kernel.few[F32](b->scores, KEYS, b->q, b->ld, b->k + (size_t)j * b->ldkv, b->ldkv, b->n_rows, n,
+                    hd);
+    for (int i = 0; i < b->n_rows; i++) {
+        float *out = b->out + (size_t)i * b->ld;
+        if (j == 0)
+            memset(out, 0, (size_t)hd * sizeof *out);
+        if (soften(b, i, j, n))
+            kernel.mix(out, b->scores + (size_t)i * KEYS, b->v + (size_t)j * b->ldkv, b->ldkv, n, hd);
+    }
+}
+
+/* n rows of V -> panels [n][tile_n], padded with zeros. */
+static void pack_values(Block *b, int j, int n)
+{
+    for (int c = 0; c < b->a->head_dim; c += kernel.tile_n) {
+        int cols = min(kernel.tile_n, b->a->head_dim - c);
+        for (int p = 0; p < n; p++) {
+            float *to = b->v_panels + (size_t)c * KEYS + (size_t)p * kernel.tile_n;
+            memcpy(to, b->v + (size_t)(j + p) * b->ldkv + c, (size_t)cols * sizeof *to);
+            memset(to + cols, 0, (size_t)(kernel.tile_n - cols) * sizeof *to);
+        }
+    }
+}
+
+static void many_queries(Block *b, int j, int n)
+{
+    int hd = b->a->head_dim, tn = kernel.tile_n;
+    for (int p = 0; p < n; p += tn)
+        kernel.pack[F32](b->k_panels + (size_t)p * hd, b->k + (size_t)(j + p) * b->ldkv, b->ldkv,
+                         min(tn, n - p), hd);
+    pack_values(b, j, n);
+    for (int i = 0; i < b->n_rows; i += kernel.tile_m) {
+        int rows = min(kernel.tile_m, b->n_rows - i);
+        float *s = b->scores + (size_t)i * KEYS;
+        for (int p = 0; p < n; p += tn)
+            kernel.tile(s + p, KEYS, b->q + (size_t)i * b->ld, b->ld, b->k_panels + (size_t)p * hd,
+                        rows, min(tn, n - p), hd, false);
+        for (int r = 0; r < rows; r++)
+            soften(b, i + r, j, n);
+        for (int c = 0; c < hd; c += tn)
+            kernel.tile(b->out + (size_t)i * b->ld + c, b->ld, s, KEYS, b->v_panels + (size_t)c * KEYS,
+                        rows, min(tn, hd - c), n, j > 0);
+    }
+}
+
+static void attention_task(void *ctx, int task, int worker)
 {
     const Job *job = ctx;
-    int block = t % job->n_blocks, h = t / job->n_blocks % job->a->n_heads;
-    int group = t / job->n_blocks / job->a->n_heads;
-    int end = min((block + 1) * ROWS, job->group_rows);
-    for (int row = block * ROWS; row < end; row++)
-        row_task(job->a, group, row, h, job->work + worker * KEYS);
+    const Attention *a = job->a;
+    int hd = a->head_dim, block = task % job->n_blocks, h = task / job->n_blocks % a->n_heads;
+    int item = task / job->n_blocks / a->n_heads;       /* always 0 if the items share keys */
+    int row0 = block * job->block_rows, kv_head = h / (a->n_heads / a->n_kv_heads);
+    size_t at = ((size_t)item * job->n_rows + row0) * job->ld + (size_t)h * hd;
+    size_t kv = item * a->kv_stride + (size_t)kv_head * hd;
+    float *work = job->work + worker * job->work_size;
+    Block b = {
+        .a = a, .ld = job->ld, .ldkv = job->ldkv,
+        .row0 = row0, .n_rows = min(job->block_rows, job->n_rows - row0),
+        .q = a->q + at, .out = a->out + at, .k = a->k + kv, .v = a->v + kv,
+        .bias = !a->bias ? NULL : a->bias + (size_t)(a->bias_heads > 1 ? h : 0) * a->n_q * a->n_kv,
+        .max = work, .sum = work + QUERIES, .scores = work + 2 * QUERIES,
+    };
+    b.k_panels = b.scores + (size_t)job->block_rows * KEYS;
+    b.v_panels = b.k_panels + (size_t)KEYS * hd;
+
+    int n_keys = 0;                                     /* that any row of the block may see */
+    for (int i = 0; i < b.n_rows; i++) {
+        b.max[i] = -INFINITY;
+        b.sum[i] = 0;
+        n_keys = visible(&b, i) > n_keys ? visible(&b, i) : n_keys;
+    }
+    for (int j = 0; j < n_keys; j += KEYS)
+        (a->n_q <= FEW_QUERIES ? few_queries : many_queries)(&b, j, min(KEYS, n_keys - j));
+    for (int i = 0; i < b.n_rows; i++) {
+        float *out = b.out + (size_t)i * b.ld;
+        if (n_keys == 0)
+            memset(out, 0, (size_t)hd * sizeof *out);
+        else if (b.sum[i] > 0)
+            kernel.scale(out, 1 / b.sum[i], hd);
+    }
 }
 
 void attention_heads(const Attention *a)
 {
+    bool few = a->n_q <= FEW_QUERIES;
+    int hd = a->head_dim, items = a->kv_stride ? a->n_items : 1;
+    Job job = { .a = a, .ld = a->n_heads * hd, .ldkv = a->n_kv_heads * hd,
+                .n_rows = a->kv_stride ? a->n_q : a->n_items * a->n_q };
+    job.block_rows = ceil_div(job.n_rows, ceil_div(job.n_rows, QUERIES));
+    job.block_rows = few ? job.block_rows : round_up(job.block_rows, kernel.tile_m);
+    job.n_blocks = ceil_div(job.n_rows, job.block_rows);
+    job.work_size = 2 * QUERIES + (size_t)job.block_rows * KEYS;
+    if (!few)
+        job.work_size += (size_t)KEYS * (hd + round_up(hd, kernel.tile_n));
+
     size_t mark = scratch_mark();
-    int groups = a->kv_stride ? a->n_items : 1;
-    Job job = { .a = a, .group_rows = a->kv_stride ? a->n_q : a->n_items * a->n_q };
-    job.n_blocks = (job.group_rows + ROWS - 1) / ROWS;
-    job.work = scratch_bytes((size_t)n_threads() * KEYS * sizeof(float));
-    parallel_for(groups * a->n_heads * job.n_blocks, task, &job);
+    job.work = scratch_bytes((size_t)n_threads() * job.work_size * sizeof *job.work);
+    parallel_for(items * a->n_heads * job.n_blocks, attention_task, &job);
     scratch_reset(mark);
 }
