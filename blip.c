@@ -80,7 +80,7 @@ Blip *blip_load(Ckpt ck, Json config)
 BlipKind blip_kind(const Blip *b)    { return b->kind; }
 int blip_image_size(const Blip *b)   { return vit_image_size(b->vision); }
 
-/* --- Pictures ---------------------------------------------------------------------------------- */
+/* --- Pictures --------------------------------------------------------------------------------- */
 
 /* Row 0 of x through a projection, to the unit sphere if asked. [1, n_out] */
 static Tensor project(Tensor x, const Linear *l, bool unit)

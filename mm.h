@@ -135,7 +135,7 @@ Vit   *vit_load_clip(Ckpt ck, Json config);
 Vit   *vit_load_blip(Ckpt ck, Json config);
 /* [H, W, 3] -> [n_patch+1, d], scratch. BLIP: after the final norm; CLIP: before it. */
 Tensor vit_forward(Vit *v, Tensor image);
-Tensor vit_pool(Vit *v, Tensor x);                          /* CLIP: the final norm of row 0 [1, d] */
+Tensor vit_pool(Vit *v, Tensor x);                       /* CLIP: the final norm of row 0 [1, d] */
 int    vit_image_size(const Vit *v), vit_dim(const Vit *v);
 
 /* === CLIP (clip.c) ============================================================================ */

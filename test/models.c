@@ -1,14 +1,14 @@
 /* models.c -- tests of the models: each tiny checkpoint under test/data/models computes what
  * transformers computes from it (test/reference/README.md describes the answers).
  *
- *   traced case:  every intermediate, in the order in which it is computed. The first that is off is
- *                 reported, with the one before it, which was still right.
+ *   traced case:  every intermediate, in the order in which it is computed. The first that is off
+ *                 is reported, with the one before it, which was still right.
  *   all cases:    logits, sequences (greedy, 3 beams), scores, vectors
  *
  * Limit of a comparison: normalised mean square error 1e-10, that is, 1e-5 of the size of the
  * tensor. f32 sums of up to a hundred terms are good to about 1e-7; the rest is for the layers that
- * amplify it. Sequences must be equal where the reference's decisions were clear by more than MARGIN,
- * which is ten times the largest difference of logits within that limit.
+ * amplify it. Sequences must be equal where the reference's decisions were clear by more than
+ * MARGIN, which is ten times the largest difference of logits within that limit.
  *
  * With assets (MM_ASSETS, default ../shared/assets), also a real sentence encoder. */
 #include <math.h>
@@ -130,7 +130,7 @@ static void watch_one(void *ctx, const char *name, Tensor t)
     if (watch.failed) return;
     char what[600];
     if (!find(watch.a, name, &e, &number)) {
-        snprintf(what, sizeof what, "%s %s: the reference has no such tensor", name, shape_string(t));
+        snprintf(what, sizeof what, "%s %s: not in the reference", name, shape_string(t));
     } else if (!same_shape(t, &e)) {
         snprintf(what, sizeof what, "%s is %s, in the reference %d dimensions, [%d, %d, ..]", name,
                  shape_string(t), e.ndim, (int)e.dim[0], (int)e.dim[1]);
@@ -229,7 +229,8 @@ static Generated blip_run(Blip *b, BlipImage im, const Answers *a, int i, GenOpt
 {
     int n;
     const int *ids = ids_of(a, i, &n);
-    return blip_kind(b) == BLIP_VQA ? blip_answer(b, im, ids, n, o) : blip_caption(b, im, ids, n, o);
+    return blip_kind(b) == BLIP_VQA ? blip_answer(b, im, ids, n, o)
+                                    : blip_caption(b, im, ids, n, o);
 }
 
 /* The logits of each step. */
@@ -247,6 +248,13 @@ static void logits_one(void *ctx, const char *name, Tensor t)
     logits.step++;
 }
 
+static void print_ids(const char *what, const int *id, int n)
+{
+    printf("%s", what);
+    for (int i = 0; i < n; i++) printf(" %d", id[i]);
+    printf("\n");
+}
+
 static void check_sequence(const Answers *a, int i, const char *kind, Generated g, int sep)
 {
     Tensor want = answer(a, i, scratch_string("%s.ids", kind));
@@ -260,9 +268,8 @@ static void check_sequence(const Answers *a, int i, const char *kind, Generated 
     }
     bool same = g.n == want.dim[0] && !memcmp(g.id, want.data, (size_t)g.n * sizeof(int));
     if (!check(same, scratch_string("case %d: %s: ids", i, kind))) {
-        printf("    got  "); for (int k = 0; k < g.n; k++) printf(" %d", g.id[k]);
-        printf("\n    want "); for (int k = 0; k < want.dim[0]; k++) printf(" %d", ((int *)want.data)[k]);
-        printf("\n");
+        print_ids("    got ", g.id, g.n);
+        print_ids("    want", want.data, want.dim[0]);
     }
     check(g.stopped == (g.id[g.n - 1] == sep), "stopped means: by the end token");
     float sum = 0;
@@ -342,6 +349,25 @@ static void blip_test(const char *dir, Answers *a, bool traced)
 
 /* --- CLIP ------------------------------------------------------------------------------------- */
 
+/* Padding with the end token changes nothing; what is too long loses what stands before its end. */
+static void clip_ends(Clip *c, const Answers *a)
+{
+    for (int i = 0; i < json_len(a->cases); i++) {
+        int n, longer[64];
+        const int *ids = ids_of(a, i, &n);
+        if (!ids || n > 40) continue;
+        memcpy(longer, ids, (size_t)n * sizeof(int));
+        if (n < 21) {                                     /* the context of these models */
+            for (int k = n; k < 21; k++) longer[k] = ids[n - 1];
+            near(f32(clip_text(c, longer, 21)), answer(a, i, "vector"), "vector of a padded text");
+        } else {
+            longer[n - 1] = longer[n] = 5;
+            longer[n + 1] = ids[n - 1];
+            near(f32(clip_text(c, longer, n + 2)), answer(a, i, "vector"), "vector of a cut text");
+        }
+    }
+}
+
 static void clip_test(const char *dir, Answers *a, bool traced)
 {
     Clip *c = clip_load(ckpt_open(dir), config_of(dir));
@@ -368,13 +394,15 @@ static void clip_test(const char *dir, Answers *a, bool traced)
         near(f32(vector[i]), answer(a, i, "vector_normalized"), "vector_normalized");
     }
     if (traced) watch_end();
+    clip_ends(c, a);
     for (int i = 0; i < n_cases; i++) {                   /* a picture against all texts */
         Tensor want = answer(a, i, "logits"), scores;
         if (!want.data) continue;
         scores = scratch(1, (int)n_elem(want));
         for (int k = 0, j = 0; k < n_cases; k++)
             if (!image_of(a, k))
-                f32(scores)[j++] = clip_logit_scale(c) * dot(f32(vector[i]), f32(vector[k]), clip_dim(c));
+                f32(scores)[j++] = clip_logit_scale(c)
+                                   * dot(f32(vector[i]), f32(vector[k]), clip_dim(c));
         near(f32(scores), want, "logits");
         softmax_rows(scores);
         near(f32(scores), answer(a, i, "scores"), "scores");
@@ -399,6 +427,41 @@ static void bert_test(const char *dir, Answers *a, bool traced)
         l2_normalize(v);
         near(f32(v), answer(a, i, "vector_normalized"), "vector_normalized");
     }
+}
+
+static double cosine(Sentence *s, const Answers *a, int i, int k)
+{
+    int n_i, n_k, d = sentence_dim(s);
+    const int *ids_i = ids_of(a, i, &n_i), *ids_k = ids_of(a, k, &n_k);
+    const float *u = f32(sentence_forward(s, ids_i, n_i));
+    const float *v = f32(sentence_forward(s, ids_k, n_k));
+    return dot(u, v, d) / sqrt((double)dot(u, u, d) * dot(v, v, d));
+}
+
+/* A real model: MiniLM, where there are assets. */
+static void minilm_test(void)
+{
+    const char *assets = getenv("MM_ASSETS");
+    const char *dir = keep_string("%s/models/minilm", assets ? assets : "../shared/assets");
+    size_t n_json;
+    model = "minilm";
+    if (!model_file(dir, "config.json", 1 << 20, &n_json)) {
+        printf("skipped: minilm: %s is not there\n", dir);
+        n_skipped++;
+        return;
+    }
+    Answers a = answers_load("test/data/minilm");
+    Sentence *s = sentence_load(dir, ckpt_open(dir), config_of(dir));
+    for (int i = 0; i < json_len(a.cases); i++) {
+        int n;
+        const int *ids = ids_of(&a, i, &n);
+        Tensor v = sentence_forward(s, ids, n), want = answer(&a, i, "vector_normalized");
+        l2_normalize(v);
+        double worst = 0;
+        for (size_t k = 0; k < n_elem(v); k++) worst = fmax(worst, fabs(f32(v)[k] - f32(want)[k]));
+        if (!check(worst <= 1e-5, "sentence vector")) printf("    case %d: off by %g\n", i, worst);
+    }
+    check(cosine(s, &a, 0, 1) > cosine(s, &a, 0, 2) + 0.2, "a cat: nearer to a kitten than to stocks");
 }
 
 /* --- All of them ------------------------------------------------------------------------------ */
@@ -432,6 +495,7 @@ int main(void)
         MODELS[i].test(dir, &a, MODELS[i].traced);
         scratch_reset(mark);
     }
+    minilm_test();
     printf("models: %d passed, %d failed, %d skipped\n", n_passed, n_failed, n_skipped);
     return n_failed > 0;
 }

@@ -2,8 +2,8 @@
  * kernels and on the best ones of this CPU; then what must be equal to the last bit: any number of
  * threads, one item alone or among others.
  *
- * The limit of a comparison is 2e-6 * sqrt(terms) of the largest value: sums of that many products of
- * numbers near 1, each rounded to 2^-24, with room for the few operations after. */
+ * The limit of a comparison is 2e-6 * sqrt(terms) of the largest value: sums of that many products
+ * of numbers near 1, each rounded to 2^-24, with room for the few operations after. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,7 +47,7 @@ static Tensor weights(int n, int cols, DType type)
     uint16_t *half = t.data;
     for (size_t i = 0; type != F32 && i < n_elem(t); i++) {
         unsigned r = (unsigned)(int)(uniform() * 32767) & 0xffff;
-        half[i] = type == F16 ? (uint16_t)((r & 0x8bff) | 0x3400) : (uint16_t)((r & 0x80ff) | 0x3f00);
+        half[i] = (uint16_t)(type == F16 ? (r & 0x8bff) | 0x3400 : (r & 0x80ff) | 0x3f00);
     }
     return t;
 }
@@ -191,7 +191,8 @@ static void test_norm(int n, int d)
             for (int c = 0; c < d && !rms; c++) mean += row[c] / d;
             for (int c = 0; c < d; c++) var += (row[c] - mean) * (row[c] - mean) / d;
             for (int c = 0; c < d; c++)
-                row[c] = (row[c] - mean) / sqrt(var + p.eps) * f32(p.w)[c] + (rms ? 0 : f32(p.b)[c]);
+                row[c] = (row[c] - mean) / sqrt(var + p.eps) * f32(p.w)[c]
+                         + (rms ? 0 : f32(p.b)[c]);
         }
         p.rms = rms;
         norm(out, x, &p);
@@ -378,9 +379,11 @@ static void test_patches(int h, int w, int k, int c_out)
             double s = f32(c.b)[o];
             for (int ch = 0; ch < 3; ch++)
                 for (int y = 0; y < k; y++)
-                    for (int x = 0; x < k; x++)
-                        s += (double)f32(image)[((i / cols_n * k + y) * w + i % cols_n * k + x) * 3 + ch]
+                    for (int x = 0; x < k; x++) {
+                        int at_x = i % cols_n * k + x, at_y = i / cols_n * k + y;
+                        s += (double)f32(image)[(at_y * w + at_x) * 3 + ch]
                              * f32(flat_w)[((o * 3 + ch) * k + y) * k + x];
+                    }
             want[i * c_out + o] = s;
         }
     Tensor out = patch_embed(image, &c);
@@ -394,7 +397,8 @@ static char traced[256];
 static void note(void *ctx, const char *name, Tensor t)
 {
     (void)ctx;
-    snprintf(traced + strlen(traced), sizeof traced - strlen(traced), "%s %s\n", name, shape_string(t));
+    size_t n = strlen(traced);
+    snprintf(traced + n, sizeof traced - n, "%s %s\n", name, shape_string(t));
 }
 
 static void test_trace(void)
@@ -441,7 +445,7 @@ static void test_layers(void)
     test_trace();
 }
 
-/* --- The same bits with any number of threads -------------------------------------------------- */
+/* --- The same bits with any number of threads ------------------------------------------------- */
 
 static uint64_t hash(uint64_t h, Tensor t)
 {

@@ -24,7 +24,7 @@ run() {
     esac
 }
 
-for t in ${TESTS:-ground kernels nn json files image tokenizer models cli lint}; do
+for t in ${TESTS:-ground kernels nn sample json files image tokenizer models cli lint}; do
     case $t in
     kernels) run kernels "$build/test/kernels" --isa ref
              best=$("$build/test/kernels" --best)
