@@ -60,6 +60,19 @@ debug-test:
 	@$(MAKE) --no-print-directory $(DEBUG) build-debug/mm tests
 	@UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 test/run.sh build-debug
 
+# Fuzzers, with clang: test/fuzz/*.c, each run for SECONDS.
+SECONDS ?= 60
+FUZZERS  = $(patsubst test/fuzz/%.c,$(BUILD)/fuzz/%,$(wildcard test/fuzz/*.c))
+fuzzers: $(FUZZERS)
+$(BUILD)/fuzz/%: $(BUILD)/test/fuzz/%.o $(OBJ)
+	@mkdir -p $(dir $@)
+	$(CC) $(LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
+fuzz:
+	@$(MAKE) --no-print-directory CC=clang BUILD=build-fuzz OPT='-O1 -g' fuzzers \
+	    SANITIZE='-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined'
+fuzz-run: fuzz
+	@SECONDS_EACH=$(SECONDS) test/fuzz/run.sh build-fuzz
+
 thread-test:
 	@$(MAKE) --no-print-directory BUILD=build-tsan SANITIZE=-fsanitize=thread build-tsan/test/ground
 	@build-tsan/test/ground
@@ -85,5 +98,5 @@ strip: mm
 clean:
 	rm -rf build build-debug build-tsan build-ci build-fuzz mm
 
-.PHONY: all tests deps test debug debug-test thread-test demo strip clean
+.PHONY: all tests deps test fuzzers fuzz fuzz-run debug debug-test thread-test demo strip clean
 .SECONDARY:

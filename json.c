@@ -467,12 +467,22 @@ Json json_parse(const char *name, const char *text, size_t n, int max_depth, int
         doc_error(d, "not valid JSON: begins with a byte order mark, expected the text itself");
     count_text(d, alloc);
     parse_text(d, max_depth < MAX_DEPTH ? max_depth : MAX_DEPTH);
-    return (Json){ d->nodes, d };
+    return (Json){ .node = d->nodes, .doc = d };
 }
 
 /* === Reading ================================================================================== */
 
-static Json json_of(const JsonDoc *d, uint32_t index) { return (Json){ &d->nodes[index], d }; }
+static Json json_of(const JsonDoc *d, uint32_t index)
+{
+    return (Json){ .node = &d->nodes[index], .doc = d };
+}
+
+/* What `j` does not have. In what is absent itself, that stays the thing that is missing. */
+static Json absent(Json j, const char *key)
+{
+    if (!j.node) return j;
+    return (Json){ .doc = j.doc, .above = j.node, .missing = key };
+}
 
 static uint32_t index_of(Json j) { return (uint32_t)(j.node - j.doc->nodes); }
 
@@ -482,9 +492,9 @@ JsonType json_type(Json j) { return j.node ? (JsonType)j.node->type : JSON_NULL;
 
 Json json_get_n(Json object, const char *key, size_t n)
 {
-    if (!json_is(object, JSON_OBJECT)) return (Json){ 0 };
+    if (!json_is(object, JSON_OBJECT)) return absent(object, key);
     uint32_t i = *find_slot(object.doc, index_of(object), key, n);
-    return i ? json_of(object.doc, i) : (Json){ 0 };
+    return i ? json_of(object.doc, i) : absent(object, key);
 }
 
 Json json_get(Json object, const char *key) { return json_get_n(object, key, strlen(key)); }
@@ -494,16 +504,23 @@ int json_len(Json j)
     return json_is(j, JSON_ARRAY) || json_is(j, JSON_OBJECT) ? (int)j.node->value : 0;
 }
 
-Json json_first(Json j) { return json_len(j) ? json_of(j.doc, index_of(j) + 1) : (Json){ 0 }; }
+static const char one_more[] = "(one more element)";
+
+Json json_first(Json j)
+{
+    return json_len(j) ? json_of(j.doc, index_of(j) + 1) : absent(j, one_more);
+}
 
 Json json_next(Json j)
 {
-    return j.node && j.node->next ? json_of(j.doc, j.node->next) : (Json){ 0 };
+    if (!j.node) return j;
+    return j.node->next ? json_of(j.doc, j.node->next)
+                        : absent(json_of(j.doc, j.node->parent), one_more);
 }
 
 Json json_at(Json array, int i)
 {
-    Json j = i < 0 ? (Json){ 0 } : json_first(array);
+    Json j = i < 0 ? absent(array, one_more) : json_first(array);
     while (j.node && i-- > 0) j = json_next(j);
     return j;
 }
@@ -564,16 +581,31 @@ const char *json_doc_name(Json j) { return j.doc ? j.doc->name : ""; }
 
 /* === Configurations =========================================================================== */
 
+typedef struct { char s[640]; } Path;
+
+/* The path of a value, or of what is missing. */
+static Path full_path(Json j)
+{
+    Path out;
+    char buf[512];
+    if (!j.doc) bug("json: no document to complain about");
+    if (!j.node && !j.above) bug("json: a value that was never looked for");
+    uint32_t node = (uint32_t)((j.node ? j.node : j.above) - j.doc->nodes);
+    const char *path = path_of(buf, sizeof buf, j.doc, node);
+    if (j.node) snprintf(out.s, sizeof out.s, "%s", path);
+    else        snprintf(out.s, sizeof out.s, "%s%s%.100s", path, *path ? "." : "", j.missing);
+    return out;
+}
+
 void json_error(Json j, const char *fmt, ...)
 {
-    if (!j.node) bug("json_error: no value to complain about");
-    char path[512], what[512], msg[1100];
+    char what[512], msg[1200];
     va_list args;
     va_start(args, fmt);
     vsnprintf(what, sizeof what, fmt, args);
     va_end(args);
-    const char *key = path_of(path, sizeof path, j.doc, index_of(j));
-    snprintf(msg, sizeof msg, "%s%s%s%s", *key ? "key " : "", key, *key ? " " : "", what);
+    Path path = full_path(j);
+    snprintf(msg, sizeof msg, "%s%s%s%s", *path.s ? "key " : "", path.s, *path.s ? " " : "", what);
     doc_error(j.doc, msg);
 }
 
@@ -600,23 +632,14 @@ static Json find(Json object, const char *key)
     if (json_type(object) != JSON_NULL && !json_is(object, JSON_OBJECT))
         json_error(object, "is %s, expected an object", shown(buf, object));
     Json j = json_get(object, key);
-    return json_is(j, JSON_NULL) ? (Json){ 0 } : j;
-}
-
-static _Noreturn void missing(Json object, const char *key, const char *expected)
-{
-    if (!object.node) bug("json: key %s of an absent object", key);
-    char path[512], msg[1024];
-    const char *above = path_of(path, sizeof path, object.doc, index_of(object));
-    snprintf(msg, sizeof msg, "key %s%s%s is %s, expected %s", above, *above ? "." : "", key,
-             json_get(object, key).node ? "null" : "missing", expected);
-    doc_error(object.doc, msg);
+    return json_is(j, JSON_NULL) ? absent(object, key) : j;
 }
 
 static Json need(Json object, const char *key, const char *expected)
 {
-    Json j = find(object, key);
-    if (!j.node) missing(object, key, expected);
+    if (!object.node) json_error(object, "is missing, expected an object with %s", key);
+    Json j = find(object, key), found = json_get(object, key);
+    if (!j.node) json_error(found, "is %s, expected %s", found.node ? "null" : "missing", expected);
     return j;
 }
 

@@ -102,6 +102,19 @@ size_t scratch_mark(void)     { return scratch_arena.used; }
 size_t keep_peak(void)        { return keep_arena.peak; }
 size_t scratch_peak(void)     { return scratch_arena.peak; }
 
+size_t keep_mark(void) { return keep_arena.used; }
+
+void keep_reset(size_t mark)
+{
+    Arena *a = &keep_arena;
+    if (mark > a->used) bug("keep_reset to %zu of %zu", mark, a->used);
+    if (!a->base) return;
+    UNPOISON(a->base + mark, a->used - mark);
+    memset(a->base + mark, 0, a->used - mark);
+    POISON(a->base + mark, a->used - mark);
+    a->used = mark;
+}
+
 void scratch_reset(size_t mark)
 {
     Arena *a = &scratch_arena;

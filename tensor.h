@@ -77,6 +77,8 @@ char  *scratch_string(const char *fmt, ...) PRINTF(1, 2);
 size_t scratch_mark(void);
 void   scratch_reset(size_t mark);
 size_t keep_peak(void), scratch_peak(void);  /* bytes, for -v */
+size_t keep_mark(void);                      /* for fuzzers, which load a million models in one */
+void   keep_reset(size_t mark);              /* process; nothing may point there any more */
 
 /* a * b and a + b; more than size_t holds ends with EXIT_MEMORY. */
 size_t mul_size(size_t a, size_t b);
@@ -124,7 +126,7 @@ const char *shape_string(Tensor t);          /* "F16 [11008, 4096]"; static buff
 
 /* The whole file, of at most max bytes; kept until exit, with a zero byte after the last. */
 char          *model_file(const char *dir, const char *name, size_t max, size_t *n);
-/* The file mapped, read-only and shared. If it becomes shorter, the next access ends with EXIT_FILE. */
+/* The file mapped, read-only and shared. If it becomes shorter, access ends with EXIT_FILE. */
 const uint8_t *model_map(const char *dir, const char *name, size_t *n);
 /* What a file that is not what it should be is instead ("a Git LFS pointer, ..."), and what to do.
  * NULL if its first bytes do not tell; there is a remedy even then. */
@@ -191,23 +193,29 @@ void trace_file_finish(void);
  *
  * A strict reader: RFC 8259, UTF-8 without surrogates or bytes that are not, depth at most 64
  * (8 for safetensors headers), no duplicate keys, no recursion. A Json is a value by value; what is
- * absent is {0}, and null counts as absent in the getters that have a default. Names in messages
- * are full paths: "clip/config.json: key vision_config.patch_size is ...". */
+ * absent has node NULL, has nothing in it either, and can be complained about all the same. null
+ * counts as absent in the getters that have a default. Names in messages are full paths:
+ * "clip/config.json: key vision_config.patch_size is ...". */
 
 typedef enum { JSON_NULL, JSON_BOOL, JSON_NUMBER, JSON_STRING, JSON_ARRAY, JSON_OBJECT } JsonType;
 typedef struct JsonNode JsonNode;
 typedef struct JsonDoc JsonDoc;
-typedef struct { const JsonNode *node; const JsonDoc *doc; } Json;
+typedef struct {
+    const JsonNode *node;                    /* NULL: absent */
+    const JsonDoc  *doc;
+    const JsonNode *above;                   /* of what is absent: the object it would be in, */
+    const char     *missing;                 /* and its key: for messages */
+} Json;
 
 /* code: the exit code of a bad document (kept until exit); 0: it fails the item (input.json) and
  * lives in scratch. `name` is copied; `text` must live as long as the document. */
 Json     json_parse(const char *name, const char *text, size_t n, int max_depth, int code);
 bool     json_is(Json j, JsonType t);        /* false for what is absent */
 JsonType json_type(Json j);                  /* JSON_NULL for what is absent */
-Json     json_get(Json object, const char *key);           /* {0} if absent or not an object */
+Json     json_get(Json object, const char *key);           /* absent if there is none */
 Json     json_get_n(Json object, const char *key, size_t n);   /* a key that may hold zero bytes */
-int      json_len(Json j);                   /* elements of an array, members of an object; else 0 */
-Json     json_first(Json j);                 /* first element or member; {0} if none */
+int      json_len(Json j);                   /* elements of an array, members of an object, or 0 */
+Json     json_first(Json j);                 /* first element or member, or absent */
 Json     json_next(Json j);                  /* its next sibling */
 Json     json_at(Json array, int i);         /* the i-th element; walks the list */
 const char *json_key(Json member, size_t *n);               /* n may be NULL; zero-terminated */

@@ -508,6 +508,7 @@ static void configs(void)
         { "{\"hidden_size\":768,\"num_attention_heads\":0}", "num_attention_heads is 0, expected" },
         { "{\"hidden_size\":768,\"num_attention_heads\":7}",
           "num_attention_heads does not divide 768" },
+        { "{\"hidden_size\":767}", "num_attention_heads does not divide 767" },
         { "{\"hidden_size\":768,\"layer_norm_eps\":-1}",
           "layer_norm_eps is -1, expected a number" },
         { "{\"hidden_size\":768,\"layer_norm_eps\":1e999}", "layer_norm_eps is 1e999, expected" },

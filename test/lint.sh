@@ -47,7 +47,7 @@ for f in $written; do
     awk -v f="$f" '/^\{/ { start = NR } /^\}/ && start { n = NR - start + 1; start = 0
         if (n > 150) print f ":" NR - n + 1 ": a function of " n " lines" }' "$f"
 done >"$tmp"; check "functions of at most 150 lines"
-grep -nE 'TODO|FIXME|XXX|#if 0|#ifdef DEBUG' $written >"$tmp"; check "nothing unfinished"
+grep -nE 'TODO|FIXME|\<XXX\>|#if 0|#ifdef DEBUG' $written >"$tmp"; check "nothing unfinished"
 grep -nP '\t| +$' $written >"$tmp"; check "no tabs, no blanks at the end of a line"
 grep -nE '\b(strcpy|strcat|gets|alloca|system|popen)\(' $(echo "$written" | grep -v '^test/') >"$tmp"
 check "no call that cannot be bounded"
