@@ -11,6 +11,8 @@ Easy to get wrong:
 """
 import json
 import os
+import re
+import shutil
 import zlib
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -45,8 +47,11 @@ def draw(model, seed, std):
 
 def write_checkpoint(folder, tensors, dtype=torch.float32):
     """model.safetensors with metadata as published; floats rounded to dtype, integers kept."""
-    tensors = {k: (v.to(dtype) if v.is_floating_point() else v).contiguous().clone()
-               for k, v in tensors.items()}
+    shared = {}                               # safetensors refuses tensors that share memory
+    for k, v in tensors.items():
+        v = v.to(dtype) if v.is_floating_point() else v
+        shared.setdefault(v.data_ptr(), []).append(k)
+        tensors[k] = v.clone() if len(shared[v.data_ptr()]) > 1 else v.contiguous()
     save_file(tensors, os.path.join(folder, "model.safetensors"), metadata={"format": "pt"})
 
 
@@ -73,6 +78,7 @@ class Trace:
     encoders). Of a tuple or a ModelOutput the first tensor counts. Where `rename` gives another name, that is used;
     None drops the module.
     """
+    only = None                  # a regular expression: record no other names
     SKIP = ("Dropout", "Activation", "ModuleList", "Model", "Encoder", "MLMHead")
 
     def __init__(self, model, rename=lambda name: name):
@@ -80,7 +86,8 @@ class Trace:
         for name, module in model.named_modules():
             kind = type(module).__name__
             as_name = rename(name) if name else None
-            if as_name and not any(kind.endswith(s) for s in self.SKIP):
+            wanted = as_name and (not self.only or re.fullmatch(self.only, as_name))
+            if wanted and not any(kind.endswith(s) for s in self.SKIP):
                 self.handles.append(module.register_forward_hook(self.hook(as_name)))
 
     def hook(self, name):
@@ -156,9 +163,9 @@ def bert_tokenizer_json(vocab):
     }
 
 
-def write_bert_tokenizer(folder, max_length, processor=None, tokenizer_json=True):
+def write_bert_tokenizer(folder, max_length, processor=None, tokenizer_json=True, vocab_file=None):
     """vocab.txt, tokenizer_config.json, special_tokens_map.json and tokenizer.json."""
-    vocab = bert_vocab()
+    vocab = open(vocab_file, encoding="utf-8").read().split("\n")[:-1] if vocab_file else bert_vocab()
     with open(os.path.join(folder, "vocab.txt"), "w", encoding="utf-8") as f:
         f.write("\n".join(vocab) + "\n")
     config = {"cls_token": "[CLS]", "do_basic_tokenize": True, "do_lower_case": True,
@@ -203,8 +210,26 @@ def clip_merges():
     return merges
 
 
-def write_clip_tokenizer(folder, max_length):
-    """vocab.json, merges.txt, tokenizer.json and the two configurations of an OpenAI CLIP repository."""
+def write_clip_tokenizer(folder, max_length, files=None):
+    """vocab.json, merges.txt, tokenizer.json and the two configurations of an OpenAI CLIP repository.
+    files: the folder to take the first three from, instead of making tiny ones."""
+    names = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>",
+             "unk_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
+    write_json(folder, "special_tokens_map.json", names)
+    write_json(folder, "tokenizer_config.json", {
+        **names, "add_prefix_space": False, "errors": "replace", "do_lower_case": True,
+        "model_max_length": max_length, "tokenizer_class": "CLIPTokenizer"})
+    if files:
+        for name in ("vocab.json", "merges.txt", "tokenizer.json"):
+            shutil.copy(os.path.join(files, name), folder)
+        with open(os.path.join(folder, "vocab.json"), encoding="utf-8") as f:
+            vocab = json.load(f)
+        return vocab, vocab["<|startoftext|>"], vocab["<|endoftext|>"]
+    return tiny_clip_tokenizer(folder)
+
+
+def tiny_clip_tokenizer(folder):
+    """512 byte symbols, the merges of WORDS, and the two special tokens."""
     symbols = byte_symbols()
     merges = clip_merges()
     pieces = symbols + [s + "</w>" for s in symbols]
@@ -237,10 +262,4 @@ def write_clip_tokenizer(folder, max_length):
         "model": {"type": "BPE", "dropout": None, "unk_token": "<|endoftext|>",
                   "continuing_subword_prefix": "", "end_of_word_suffix": "</w>", "fuse_unk": False,
                   "vocab": vocab, "merges": [f"{a} {b}" for a, b in merges]}})
-    names = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>",
-             "unk_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
-    write_json(folder, "special_tokens_map.json", names)
-    write_json(folder, "tokenizer_config.json", {
-        **names, "add_prefix_space": False, "errors": "replace", "do_lower_case": True,
-        "model_max_length": max_length, "tokenizer_class": "CLIPTokenizer"})
     return vocab, bos, eos
