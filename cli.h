@@ -1,0 +1,203 @@
+/* cli.h -- what the commands share: options, inputs, records, outputs. The contract is the manual's:
+ * the same flag means the same thing in every command, and every record has the same frame.
+ *
+ *   argv -> options.c -> Options -> input.c -> Item -> the command (mm.c) -> Result
+ *        -> record.c (how it is written) -> output.c (where it goes)      cli.c turns the crank
+ *
+ * Nothing here knows a model; mm.c hands in its tables. One section per file. */
+#ifndef CLI_H
+#define CLI_H
+
+#include "mm.h"
+
+/* === Options (options.c) =======================================================================
+ *
+ * A number that was not given is -1, a text NULL. */
+
+typedef struct {
+    const char *model, *prompt, *output, *in, *files0_from, *files_from, *resume, *errors, *sidecar;
+    const char *if_exists, *trace, *ids, *vec, *isa, *progress, *seed, *normalize;
+    const char *labels, *label_template;
+    const char **text;               /* --text, as often as it is given */
+    const char **operand;
+    int64_t n_text, n_operands;
+    int64_t threads, limit, skip, top, beams, max_tokens, logprobs, max_pixels, verbose;
+    bool recursive, json, tsv, nul, retry_errors, exit0, quiet, timings, no_filename, no_exif;
+    bool exact, raw, cpu, tensors, no_color, help, help_all, version;
+} Options;
+
+/* Commands as a set of bits, for the option table. */
+enum { CAPTION = 1, EMBED = 2, CLASSIFY = 4, INFO = 8, PREPROCESS = 16, TOKENIZE = 32, HELP = 64 };
+#define RUNS     (CAPTION | EMBED | CLASSIFY | PREPROCESS | TOKENIZE)  /* commands that go item by item */
+#define PICTURES (CAPTION | EMBED | CLASSIFY | PREPROCESS)
+#define EVERY    (RUNS | INFO)
+#define ANY      (EVERY | HELP)
+
+typedef struct Run Run;
+typedef struct Command {
+    const char *name, *alias;
+    unsigned    bit;
+    int       (*run)(Run *r);        /* NULL: planned */
+    const char *usage, *what;        /* "[-p QUESTION] IMG...", one line */
+    const char *examples;            /* lines for -h, at most six */
+    const char *in_fields;           /* fields of a JSONL record that it reads, beside the common ones */
+    const char *out_fields;          /* fields that it writes */
+} Command;
+
+typedef enum { FLAG, COUNT, TEXT, LIST, NUMBER, CHOICE, LATER } OptionKind;
+typedef struct {
+    char        letter;              /* 0: none */
+    const char *name, *arg;          /* arg NULL: a flag; of a CHOICE: "a|b|c" */
+    OptionKind  kind;
+    size_t      field;               /* offset in Options */
+    unsigned    commands;
+    bool        brief;               /* shown by -h; the rest by --help-all */
+    int64_t     min, max;
+    const char *what;
+} OptionRow;
+extern const OptionRow OPTIONS[];    /* ends with a row without a name */
+
+/* The command and its options. @FILE as the first argument, or the first after the command, stands
+ * for the words in FILE. Usage errors die with EXIT_USAGE. Returns NULL if no command is given. */
+const Command *options_parse(Options *o, const Command *table, int argc, char **argv,
+                             const char **typed);
+/* "mm: CMD: ...", and where the help is; exit code 2. */
+_Noreturn void usage_error(const char *cmd, const char *fmt, ...) PRINTF(2, 3);
+/* The text of an option that takes TEXT or @FILE (@-: stdin), without the last newline. */
+const char *option_text(const char *cmd, const char *option, const char *value);
+/* The nearest of n names within two edits, or NULL. stride is the distance of the name pointers. */
+const char *nearest(const char *word, const char *const *names, size_t n, size_t stride);
+
+/* === Help (help.c) ============================================================================= */
+
+void help_general(const Command *table, bool all);
+void help_command(const Command *c, bool all);
+void help_man(const Command *table);         /* the manual page, in man(7) */
+
+/* === Inputs (input.c) ========================================================================== */
+
+typedef enum { FROM_PATH, FROM_STDIN, FROM_TEXT, FROM_JSONL, FROM_TSV, FROM_PNM } Source;
+
+typedef struct {
+    Source         source;
+    int64_t        i;                /* place among all inputs, from 0 */
+    const char    *raw;              /* the path, the text or the line; zero-terminated */
+    size_t         raw_len;
+    const char    *id;               /* bytes, zero-terminated */
+    size_t         id_len;
+    bool           id_is_path;       /* then path_b64 stands beside an id that is not UTF-8 */
+    Json           id_json;          /* an id that is no string: written as it came */
+    const char    *path;             /* the picture's file, or NULL */
+    const uint8_t *bytes;            /* the picture itself, or NULL */
+    size_t         n_bytes;
+    const char    *text;             /* a text to work on, or NULL: a picture */
+    size_t         text_len;
+    const char    *prompt;           /* NULL: what -p says */
+    Json           record;           /* the JSONL record; absent for other sources */
+    int64_t        seed;
+} Item;
+
+typedef struct Input Input;
+/* What operands are: pictures, or texts. Dies with EXIT_USAGE if there is no input at all. */
+Input  *input_open(const char *cmd, const Options *o, bool operands_are_texts);
+/* The next input, raw: only i, source, raw and a first id are set. False: no more. */
+bool    input_next(Input *in, Item *item);
+/* Reads the record, decodes base64, cuts the stream. May fail(). Called for each item once. */
+void    item_open(Input *in, Item *item);
+/* The picture of the item: its file read, decoded. May fail(). */
+Image   item_picture(const Item *item, const Options *o);
+/* The file, whole, in scratch; "-" is not special. May fail() with image.missing, .empty, .toobig. */
+uint8_t *read_picture_file(const char *path, size_t *n);
+int64_t input_total(const Input *in);        /* -1: not known */
+bool    input_several(const Input *in);      /* more than one item may come */
+bool    input_single(const Input *in);       /* exactly one operand: exit code 5 */
+/* Zero-terminated pieces of a file, up to the next `end` byte: for stdin and lists. */
+typedef struct { int fd; char *buf; size_t first, n; bool eof, interactive; } Lines;
+Lines   lines_open(int fd);
+/* NULL: no more. A piece of more than 256 MB: *n = SIZE_MAX, the piece is passed over. terminated:
+ * false for a last piece without its end. */
+char   *lines_next(Lines *l, char end, size_t *n, bool *terminated);
+
+/* === Records (record.c) ======================================================================== */
+
+typedef struct { char *p; size_t n, cap; } Buf;      /* grows in scratch */
+
+void put(Buf *b, const char *fmt, ...) PRINTF(2, 3);
+void put_bytes(Buf *b, const void *p, size_t n);
+void put_json(Buf *b, const char *s, size_t n);      /* a JSON string, always valid UTF-8 */
+void put_float(Buf *b, float x);                     /* shortest that reads back; null for NaN, inf */
+void put_base64(Buf *b, const void *p, size_t n);
+void put_plain(Buf *b, const char *s, size_t n, bool newlines, bool tabs, bool controls);
+bool is_utf8(const char *s, size_t n);
+/* Strict RFC 4648 with padding; NULL if it is not. In scratch. */
+uint8_t *base64_decode(const char *s, size_t n, size_t *n_out);
+/* The 128 bytes in front of float32 data, as numpy.save writes them. */
+void npy_header(char header[128], const int64_t *dim, int ndim);
+
+/* What a command makes of an item. */
+typedef struct {
+    Buf          text;               /* text output, without the last newline */
+    bool         table;              /* text is several lines, each a line of output */
+    Buf          body, tail;         /* JSON members, separated by commas, around model and seed */
+    const float *vector;             /* for --vec f32 and npy */
+    int          dim;
+    const void  *blob;               /* a whole binary file instead of text */
+    size_t       n_blob;
+    double       ms_decode, ms_encode, ms_text;
+    int          tokens_out;
+} Result;
+
+/* === Outputs (output.c) ======================================================================== */
+
+typedef struct Output Output;
+Output *output_open(Run *r);
+/* True if the item is to be left out: done before (--resume), or its file is there (--if-exists). */
+bool    output_skip(Output *out, const Item *item);
+void    output_write(Output *out, const Item *item, const Result *res);      /* may fail() */
+void    output_error(Output *out, const Item *item, const ItemError *e);
+/* All is done: files get their names. commit false: what is unfinished is removed. Returns whether
+ * the file of --resume holds failed items. */
+bool    output_close(Output *out, bool commit);
+void    signals_start(void);
+void    signals_progress(bool shown);        /* a line on the terminal has to be wiped first */
+bool    signals_status(void);                /* SIGUSR1 came since the last call */
+
+/* === The run (cli.c) =========================================================================== */
+
+struct Run {
+    const Command *cmd;
+    const char    *name;             /* as typed: caption or vqa */
+    Options        o;
+    Input         *in;
+    Output        *out;
+    ModelPath      model;
+    uint64_t       seed;
+    bool           text_lines;       /* text output is a bare line per item: embed, tokenize */
+    double         t_start, t_first; /* process start, first compute, in ms; 0: not yet */
+    double         ms_load, file_bytes;
+    void          *ctx;
+};
+
+typedef void ItemFn(Run *r, const Item *item, Result *res);
+/* Takes the items one by one through fn; returns the exit code. r->in must be open. */
+int    run_items(Run *r, ItemFn *fn);
+void   run_seed(Run *r);             /* -s, MM_SEED; "random" picks one and says so */
+double now_ms(void);
+void   first_feedback(const Run *r, const char *fmt, ...) PRINTF(2, 3);      /* a terminal only */
+
+/* === mm info (info.c) ========================================================================== */
+
+typedef struct {
+    const char *label, *dir, *name, *arch, *runs, *tokenizer;
+    Json        config;
+    Ckpt        ck;
+} ModelFacts;
+
+/* True if path is a picture, and was told about; false: something else. */
+bool info_picture(const char *path, const Options *o);
+void info_cpu(const Options *o, const char *level, const char *available);
+void info_tensors(Ckpt ck, const Options *o);
+void info_model(const ModelFacts *m, const Options *o);
+const char *bytes_string(double n);          /* "990 MB"; static buffers */
+
+#endif
