@@ -1,0 +1,566 @@
+/* input.c -- what a run works on: operands, lists, folders, streams; one item after the other.
+ *
+ *   --text, -p    texts                                   \
+ *   operands      paths, or texts; "-" is stdin, read as   >  input_next -> Item (raw)
+ *                 --in says; with -r folders are entered  /      item_open -> Item (id, path, ...)
+ *   --files-from  paths from a list                              item_picture -> Image
+ *
+ * input_next only fetches and never fails, so that a bad record costs itself alone; item_open,
+ * called under the landing of the run, reads the record.
+ *
+ * Easy to get wrong:
+ *   - On a pipe a record must be answered before the next line is read: read() returns what is
+ *     there, and nobody waits for a full buffer.
+ *   - Lines end at \n only. A path may hold every other byte, \r among them.
+ *   - The order of -r is that of the bytes of whole paths: "a-b" comes before "a/x", since '-' is
+ *     less than '/'. So the names of directories are compared with their '/'.
+ *   - Of a PNM stream a bad picture ends it: where the next one begins is not known. */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "cli.h"
+
+enum { MAX_LINE = 256 << 20, MAX_STREAM = 1 << 30, MAX_DEPTH = 200 };
+
+/* One directory that -r is inside of. Its names are malloc'ed: a walk over a million files must
+ * not keep them all, and scratch is put back after each item. */
+typedef struct {
+    char **name;                             /* sorted; directories end in '/' */
+    int    n, next;
+    size_t path_len;                         /* of Input.walk up to and with this directory's '/' */
+    dev_t  dev;
+    ino_t  ino;
+} Folder;
+
+struct Input {
+    const char    *cmd;
+    const Options *o;
+    bool           texts;                    /* operands are texts */
+    int64_t        i, n_text, next_text, next_operand;
+    const char    *list;                     /* --files-from or --files0-from */
+    Lines          lines;
+    enum { NO_STREAM, STDIN, LIST_FILE } stream;
+    bool           stream_opened, pnm_over;
+    Folder         folder[MAX_DEPTH];
+    int            depth;
+    char           walk[4096];
+};
+
+/* === Pieces of a stream ======================================================================= */
+
+Lines lines_open(int fd)
+{
+    void *p = mmap(NULL, MAX_STREAM, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) die(EXIT_MEMORY, "no address space for reading lines: is ulimit -v set?");
+    return (Lines){ .fd = fd, .buf = p };
+}
+
+/* Reads what there is, at least a byte; false at the end. What is not yet taken moves to the front
+ * first, once it is no more than what was taken: so the buffer stays small, and a byte moves once. */
+static bool lines_fill(Lines *l)
+{
+    enum { CHUNK = 1 << 16 };
+    if (l->eof) return false;
+    if (l->first && l->n - l->first <= l->first) {
+        memmove(l->buf, l->buf + l->first, l->n - l->first);
+        l->n -= l->first;
+        l->first = 0;
+    }
+    if (l->n + CHUNK + 1 > MAX_STREAM) return false;
+    ssize_t got;
+    do got = read(l->fd, l->buf + l->n, CHUNK); while (got < 0 && errno == EINTR);
+    if (got < 0) die(EXIT_INPUT, "reading the list of inputs: %s", strerror(errno));
+    if (got == 0) l->eof = true;
+    l->n += (size_t)got;
+    return got > 0;
+}
+
+char *lines_next(Lines *l, char end, size_t *n, bool *terminated)
+{
+    size_t searched = 0;
+    bool too_long = false;
+    for (;;) {
+        char *start = l->buf + l->first;
+        size_t have = l->n - l->first;
+        char *stop = have > searched ? memchr(start + searched, end, have - searched) : NULL;
+        if (!stop && have > MAX_LINE) {                  /* pass over it, keeping nothing */
+            too_long = true;
+            l->first = l->n;
+            searched = 0;
+        } else searched = have;
+        if (!stop && lines_fill(l)) continue;
+        start = l->buf + l->first;
+        have = l->n - l->first;
+        if (!stop && !have && !too_long) return NULL;
+        *terminated = stop != NULL;
+        *n = stop ? (size_t)(stop - start) : have;
+        start[*n] = 0;
+        l->first += *n + (stop ? 1 : 0);
+        if (too_long || *n > MAX_LINE) *n = SIZE_MAX;
+        return start;
+    }
+}
+
+/* === Opening ================================================================================== */
+
+static int open_list(const char *cmd, const char *path)
+{
+    if (strcmp(path, "-") == 0) return STDIN_FILENO;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) usage_error(cmd, "%s: %s", quoted(path), strerror(errno));
+    return fd;
+}
+
+/* How often stdin is asked for: it can be read once. */
+static int stdin_uses(const Options *o)
+{
+    int n = 0;
+    for (int64_t i = 0; i < o->n_operands; i++) n += strcmp(o->operand[i], "-") == 0;
+    for (int64_t i = 0; i < o->n_text; i++) n += strcmp(o->text[i], "-") == 0;
+    if (o->files_from && strcmp(o->files_from, "-") == 0) n++;
+    if (o->files0_from && strcmp(o->files0_from, "-") == 0) n++;
+    if (o->prompt && strcmp(o->prompt, "@-") == 0) n++;
+    return n;
+}
+
+Input *input_open(const char *cmd, const Options *opts, bool operands_are_texts)
+{
+    Input *in = keep_bytes(sizeof *in);
+    Options *o = keep_bytes(sizeof *o);
+    *o = *opts;
+    *in = (Input){ .cmd = cmd, .o = o, .texts = operands_are_texts, .n_text = o->n_text };
+    in->list = o->files0_from ? o->files0_from : o->files_from;
+    if (o->files0_from && o->files_from)
+        usage_error(cmd, "--files0-from and --files-from: one of them");
+    if (in->texts && (in->list || o->recursive))
+        usage_error(cmd, "%s: this model takes texts, not files", in->list ? "--files-from" : "-r");
+    bool none = !o->n_operands && !in->list && !o->n_text;
+    if (o->in && strcmp(o->in, "files") && o->n_operands && stdin_uses(o) == 0)
+        usage_error(cmd, "--in %s is about stdin: give '-', or --files-from LIST", o->in);
+    if (o->in && !o->n_operands && stdin_uses(o) == 0) {             /* --in without "-" */
+        o->operand = keep_bytes(sizeof(char *) * (size_t)(o->n_operands + 1));
+        if (opts->n_operands)
+            memcpy(o->operand, opts->operand, sizeof(char *) * (size_t)opts->n_operands);
+        o->operand[o->n_operands++] = "-";
+        none = false;
+    }
+    if (none && in->texts && !isatty(STDIN_FILENO)) {    /* echo text | mm tokenize */
+        o->operand = keep_bytes(sizeof(char *));
+        o->operand[o->n_operands++] = "-";
+        none = false;
+    }
+    if (none) usage_error(cmd, in->texts ? "no text given" : "no picture given ('-' reads stdin)");
+    if (stdin_uses(o) > 1) usage_error(cmd, "stdin ('-') can be read only once");
+    if (in->list) in->lines = lines_open(open_list(cmd, in->list));
+    return in;
+}
+
+bool input_single(const Input *in)
+{
+    const Options *o = in->o;
+    return !in->list && !o->in && !input_several(in) && o->n_operands + in->n_text == 1;
+}
+
+bool input_several(const Input *in)
+{
+    const Options *o = in->o;
+    if (in->list || o->recursive || o->n_operands + in->n_text > 1) return true;
+    if (!o->n_operands) return o->n_text && strcmp(o->text[0], "-") == 0;
+    return strcmp(o->operand[0], "-") == 0 && (in->texts || (o->in && strcmp(o->in, "files")));
+}
+
+int64_t input_total(const Input *in)
+{
+    const Options *o = in->o;
+    if (in->list || o->recursive) return -1;
+    for (int64_t i = 0; i < o->n_operands; i++)
+        if (strcmp(o->operand[i], "-") == 0 && (in->texts || o->in)) return -1;
+    for (int64_t i = 0; i < in->n_text; i++)
+        if (strcmp(o->text[i], "-") == 0) return -1;
+    return o->n_operands + in->n_text;
+}
+
+/* === Folders ================================================================================== */
+
+static int by_bytes(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+static bool is_folder(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+/* Does a picture that mm reads begin here? Only regular files: a pipe would wait for ever. */
+static bool is_picture_file(const char *path)
+{
+    unsigned char head[64];
+    struct stat st;
+    if (stat(path, &st) || !S_ISREG(st.st_mode)) return false;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0) return false;
+    ssize_t n = read(fd, head, sizeof head);
+    close(fd);
+    return n > 0 && image_is_picture(head, (size_t)n);
+}
+
+/* Enters the directory in->walk (which gets a '/' at its end); one that cannot be read, or that we
+ * are inside of already (a symbolic link upward), is passed over. */
+static void enter_folder(Input *in)
+{
+    struct stat st;
+    size_t len = strlen(in->walk);
+    if (in->depth == MAX_DEPTH || len + 2 > sizeof in->walk || stat(in->walk, &st)) return;
+    for (int k = 0; k < in->depth; k++)
+        if (in->folder[k].dev == st.st_dev && in->folder[k].ino == st.st_ino) return;
+    DIR *d = opendir(in->walk);
+    if (!d) {
+        if (!in->o->quiet)
+            fprintf(stderr, "mm: %s: %s: %s\n", in->cmd, quoted(in->walk), strerror(errno));
+        return;
+    }
+    if (in->walk[len - 1] != '/') in->walk[len++] = '/';
+    Folder f = { .path_len = len, .dev = st.st_dev, .ino = st.st_ino };
+    int cap = 0;
+    for (struct dirent *e; (e = readdir(d)); ) {
+        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..")) continue;
+        size_t n = strlen(e->d_name);
+        if (len + n + 2 > sizeof in->walk) continue;
+        if (f.n == cap) {
+            cap = cap ? 2 * cap : 64;
+            f.name = realloc(f.name, sizeof *f.name * (size_t)cap);
+            if (!f.name) die(EXIT_MEMORY, "no memory for the names in %s", quoted(in->walk));
+        }
+        char *name = malloc(n + 2);
+        if (!name) die(EXIT_MEMORY, "no memory for the names in %s", quoted(in->walk));
+        memcpy(in->walk + len, e->d_name, n + 1);
+        memcpy(name, e->d_name, n + 1);
+        bool folder = e->d_type == DT_DIR
+                   || ((e->d_type == DT_LNK || e->d_type == DT_UNKNOWN) && is_folder(in->walk));
+        if (folder) memcpy(name + n, "/", 2);
+        f.name[f.n++] = name;
+    }
+    closedir(d);
+    in->walk[len] = 0;
+    if (f.n) qsort(f.name, (size_t)f.n, sizeof *f.name, by_bytes);
+    in->folder[in->depth++] = f;
+}
+
+/* The next picture of the folders we are in, in in->walk; false when we are out of all. */
+static bool next_in_folders(Input *in)
+{
+    while (in->depth) {
+        Folder *f = &in->folder[in->depth - 1];
+        if (f->next == f->n) {
+            free(f->name);
+            in->depth--;
+            continue;
+        }
+        char *name = f->name[f->next++];
+        size_t n = strlen(name);
+        memcpy(in->walk + f->path_len, name, n + 1);
+        free(name);
+        if (in->walk[f->path_len + n - 1] == '/') {
+            in->walk[f->path_len + n - 1] = 0;
+            enter_folder(in);
+        } else if (is_picture_file(in->walk)) return true;
+    }
+    return false;
+}
+
+/* === The next input =========================================================================== */
+
+static bool give(Input *in, Item *item, Source source, const char *raw, size_t n)
+{
+    bool path = source == FROM_PATH || source == FROM_STDIN;
+    *item = (Item){ .source = source, .i = in->i++, .raw = raw, .raw_len = n,
+                    .id = raw, .id_len = n, .id_is_path = path };
+    if (source == FROM_JSONL || source == FROM_PNM) {    /* until the record is read */
+        item->id = scratch_string(source == FROM_PNM ? "-#%lld" : "#%lld", (long long)item->i);
+        item->id_len = strlen(item->id);
+    }
+    return true;
+}
+
+static Source line_source(const Input *in)
+{
+    const char *fmt = in->o->in;
+    if (fmt && strcmp(fmt, "jsonl") == 0) return FROM_JSONL;
+    if (fmt && strcmp(fmt, "tsv") == 0) return FROM_TSV;
+    return in->texts ? FROM_TEXT : FROM_PATH;
+}
+
+/* The next piece of stdin. as_text: of --text -. */
+static bool next_of_stdin(Input *in, Item *item, bool as_text)
+{
+    if (!in->stream_opened) {
+        in->lines = lines_open(STDIN_FILENO);
+        in->stream_opened = true;
+    }
+    if (!as_text && in->o->in && strcmp(in->o->in, "pnm") == 0) {
+        Lines *l = &in->lines;
+        if (in->pnm_over || (l->first == l->n && !lines_fill(l))) return false;
+        return give(in, item, FROM_PNM, "-", 1);
+    }
+    Source source = as_text ? FROM_TEXT : line_source(in);
+    for (;;) {
+        size_t n;
+        bool terminated;
+        char *line = lines_next(&in->lines, '\n', &n, &terminated);
+        if (!line) return false;
+        if (source == FROM_JSONL && n != SIZE_MAX && line[strspn(line, " \t\r")] == 0
+            && strlen(line) == n) continue;              /* a blank line is no record */
+        return give(in, item, source, line, n);
+    }
+}
+
+bool input_next(Input *in, Item *item)
+{
+    const Options *o = in->o;
+    while (in->next_text < in->n_text) {
+        const char *t = o->text[in->next_text];
+        if (strcmp(t, "-") == 0 && next_of_stdin(in, item, true)) return true;
+        in->next_text++;
+        if (strcmp(t, "-")) return give(in, item, FROM_TEXT, t, strlen(t));
+    }
+    for (;;) {
+        if (in->depth && next_in_folders(in))
+            return give(in, item, FROM_PATH, in->walk, strlen(in->walk));
+        if (in->next_operand == o->n_operands) break;
+        const char *word = o->operand[in->next_operand];
+        if (strcmp(word, "-") == 0) {
+            bool stream = in->texts || (o->in && strcmp(o->in, "files"));
+            if (stream && next_of_stdin(in, item, false)) return true;
+            in->next_operand++;
+            if (!stream) return give(in, item, FROM_STDIN, word, 1);
+            continue;
+        }
+        in->next_operand++;
+        if (in->texts) return give(in, item, FROM_TEXT, word, strlen(word));
+        if (!o->recursive || !is_folder(word))
+            return give(in, item, FROM_PATH, word, strlen(word));
+        if (strlen(word) + 2 > sizeof in->walk) continue;
+        memcpy(in->walk, word, strlen(word) + 1);
+        enter_folder(in);
+    }
+    if (!in->list) return false;
+    size_t n;
+    bool terminated;
+    char *line = lines_next(&in->lines, o->files0_from ? 0 : '\n', &n, &terminated);
+    return line && give(in, item, FROM_PATH, line, n);
+}
+
+/* === Reading a record ========================================================================= */
+
+static void need_clean_path(const char *path, size_t n)
+{
+    if (n == 0) fail("image.missing", NULL, "an empty path");
+    if (memchr(path, 0, n)) fail("input.text", NULL, "%s: a path with a NUL byte", quoted(path));
+}
+
+static const char *record_text(Json record, const char *key, size_t *n)
+{
+    Json j = json_get(record, key);
+    const char *s = json_string(j, n);
+    if (!s && json_type(j) != JSON_NULL) json_error(j, "must be a string");
+    return s;
+}
+
+static void open_record(Input *in, Item *item)
+{
+    char *name = scratch_string("line %lld", (long long)item->i + 1);
+    item->record = json_parse(name, item->raw, item->raw_len, 64, 0);
+    if (!json_is(item->record, JSON_OBJECT))
+        fail("input.json", NULL, "%s: expected an object, as {\"image\":\"a.jpg\"}", name);
+    Json id = json_get(item->record, "id");
+    size_t n = 0, n_path = 0, n_b64 = 0;
+    const char *path = record_text(item->record, "image", &n_path);
+    if (json_is(id, JSON_STRING)) {
+        item->id = json_string(id, &item->id_len);
+    } else if (id.node && json_type(id) != JSON_NULL) {
+        item->id_json = id;
+        n = json_span(id, &item->id);
+        item->id = scratch_string("%.*s", (int)n, item->id);
+        item->id_len = n;
+    } else if (path) {
+        item->id = path;
+        item->id_len = n_path;
+    }
+    item->prompt = record_text(item->record, "prompt", &n);
+    if (item->prompt && strlen(item->prompt) != n)
+        fail("input.json", NULL, "%s: prompt has a NUL character", name);
+    const char *b64 = record_text(item->record, "image_b64", &n_b64);
+    if (path && b64) fail("input.json", NULL, "%s: image and image_b64: one of them", name);
+    if (path) {
+        need_clean_path(path, n_path);
+        item->path = path;
+    } else if (b64) {
+        item->bytes = base64_decode(b64, n_b64, &item->n_bytes);
+        if (!item->bytes)
+            fail("input.json", NULL, "%s: image_b64 is not base64 (RFC 4648, with padding)", name);
+    } else {
+        item->text = record_text(item->record, "text", &item->text_len);
+        if (!item->text && in->texts && item->prompt) {
+            item->text = item->prompt;
+            item->text_len = n;
+        }
+    }
+    if (!item->path && !item->bytes && !item->text) {
+        if (in->texts || !json_is(id, JSON_STRING))
+            fail("input.json", NULL, "%s: no %s", name, in->texts ? "text" : "image or image_b64");
+        need_clean_path(item->id, item->id_len);         /* a record that mm wrote: id is the path */
+        item->path = item->id;
+    }
+    if (item->text && !json_is(id, JSON_STRING) && !item->id_json.node) {
+        item->id = item->text;
+        item->id_len = item->text_len;
+    }
+}
+
+/* id TAB path-or-text [TAB prompt]; with one column it is both. */
+static void open_columns(Input *in, Item *item)
+{
+    char *line = scratch_bytes(item->raw_len + 1);
+    memcpy(line, item->raw, item->raw_len + 1);
+    if (memchr(line, 0, item->raw_len)) fail("input.text", NULL, "a line with a NUL byte");
+    char *second = strchr(line, '\t'), *third = second ? strchr(second + 1, '\t') : NULL;
+    if (second) *second++ = 0;
+    if (third) *third++ = 0;
+    item->id = line;
+    item->id_len = strlen(line);
+    const char *what = second ? second : line;
+    if (third) item->prompt = third;
+    if (in->texts) {
+        item->text = what;
+        item->text_len = strlen(what);
+    } else {
+        need_clean_path(what, strlen(what));
+        item->path = what;
+    }
+}
+
+/* The next picture of a stream of PNMs. */
+static void open_pnm(Input *in, Item *item)
+{
+    Lines *l = &in->lines;
+    ImageOptions io = { .max_pixels = in->o->max_pixels > 0 ? in->o->max_pixels : 0 };
+    in->pnm_over = true;                                 /* unless the picture's end is found */
+    for (;;) {
+        const uint8_t *bytes = (const uint8_t *)l->buf + l->first;
+        size_t have = l->n - l->first, n = image_pnm_length("-", bytes, have, io);
+        if (n && n <= have) {
+            item->bytes = bytes;
+            item->n_bytes = n;
+            l->first += n;
+            while (l->first < l->n && strchr(" \t\r\n", l->buf[l->first])) l->first++;
+            in->pnm_over = false;
+            return;
+        }
+        if (!lines_fill(l))
+            fail(l->eof ? "image.truncated" : "image.toobig", NULL,
+                 "-: the stream of PNM pictures %s", l->eof ? "ends within a picture"
+                                                            : "has one of more than 1 GB");
+    }
+}
+
+/* stdin, whole, as one picture. */
+static void open_stdin(Input *in, Item *item)
+{
+    if (isatty(STDIN_FILENO))
+        usage_error(in->cmd, "stdin is a terminal: '-' reads a picture from a pipe");
+    Lines l = lines_open(STDIN_FILENO);
+    while (lines_fill(&l)) {}
+    if (!l.eof) fail("image.toobig", NULL, "-: more than 1 GB on stdin");
+    if (l.n && !image_is_picture((const uint8_t *)l.buf, l.n) && memchr(l.buf, '\n', l.n))
+        fail("image.format", "for a list of paths on stdin say --in lines, for records --in jsonl",
+             "-: stdin is not a picture");
+    item->bytes = (const uint8_t *)l.buf;
+    item->n_bytes = l.n;
+}
+
+void item_open(Input *in, Item *item)
+{
+    if (item->raw_len == SIZE_MAX)
+        fail(item->source == FROM_JSONL ? "input.json" : "input.text", NULL,
+             "line %lld has more than 256 MB", (long long)item->i + 1);
+    switch (item->source) {
+    case FROM_PATH:
+        need_clean_path(item->raw, item->raw_len);
+        item->path = item->raw;
+        break;
+    case FROM_TEXT:
+        item->text = item->raw;
+        item->text_len = item->raw_len;
+        break;
+    case FROM_STDIN: open_stdin(in, item); break;
+    case FROM_JSONL: open_record(in, item); break;
+    case FROM_TSV:   open_columns(in, item); break;
+    case FROM_PNM:   open_pnm(in, item); break;
+    }
+}
+
+/* === Pictures ================================================================================= */
+
+uint8_t *read_picture_file(const char *path, size_t *n)
+{
+    struct stat st;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    size_t len = strlen(path);
+    if (fd < 0)
+        fail("image.missing", len && path[len - 1] == '\r'
+             ? "the line ends in \\r (a Windows line end): remove it, as with `tr -d '\\r'`" : NULL,
+             "%s: %s", quoted(path), strerror(errno));
+    if (fstat(fd, &st) == 0 && S_ISDIR(st.st_mode)) {
+        close(fd);
+        fail("image.missing", "-r goes through the pictures in it", "%s: is a directory",
+             quoted(path));
+    }
+    size_t size = S_ISREG(st.st_mode) && st.st_size > 0 ? (size_t)st.st_size + 1 : 1 << 16;
+    if (size > MAX_STREAM) {
+        close(fd);
+        fail("image.toobig", NULL, "%s: more than 1 GB", quoted(path));
+    }
+    uint8_t *buf = scratch_bytes(size);
+    for (*n = 0; ; ) {
+        if (*n == size) {                                /* a pipe, or a file that grew */
+            uint8_t *more = size < MAX_STREAM ? scratch_bytes(size * 2) : NULL;
+            if (!more) {
+                close(fd);
+                fail("image.toobig", NULL, "%s: more than 1 GB", quoted(path));
+            }
+            memcpy(more, buf, *n);
+            buf = more;
+            size *= 2;
+        }
+        ssize_t got = read(fd, buf + *n, size - *n);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) {
+            int e = errno;
+            close(fd);
+            fail("image.missing", NULL, "%s: %s", quoted(path), strerror(e));
+        }
+        if (got == 0) break;
+        *n += (size_t)got;
+    }
+    close(fd);
+    return buf;
+}
+
+Image item_picture(const Item *item, const Options *o)
+{
+    ImageOptions io = { .ignore_exif = o->no_exif,
+                        .max_pixels = o->max_pixels > 0 ? o->max_pixels : 0 };
+    const uint8_t *bytes = item->bytes;
+    size_t n = item->n_bytes;
+    if (item->path) bytes = read_picture_file(item->path, &n);
+    return image_decode(item->path ? item->path : item->id, bytes, n, io);
+}
