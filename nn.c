@@ -162,6 +162,10 @@ Tensor as_vector(Tensor x)
 
 /* --- Linear ----------------------------------------------------------------------------------- */
 
+static double flops;                         /* for -v: a multiply and an add are two */
+
+double nn_flops(void) { return flops; }
+
 static void linear_with(Tensor out, Tensor x, const Linear *l, Epilogue e)
 {
     int m = n_rows(x), n = l->w.dim[0], k = l->w.dim[1];
@@ -169,6 +173,7 @@ static void linear_with(Tensor out, Tensor x, const Linear *l, Epilogue e)
         bug("linear: %s %s from x %s to out %s", l->w.name ? l->w.name : "?", shape_string(l->w),
             shape_string(x), shape_string(out));
     e.bias = f32(l->b);
+    flops += 2.0 * m * n * k;
     gemm(f32(out), n, f32(x), k, l->w.data, l->w.dtype, m, n, k, n_tok_of(x), e);
 }
 

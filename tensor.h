@@ -310,5 +310,6 @@ KvCache kv_cache_scratch(int n_items, int max_len, int d);
 /* items[i] of the cache becomes what item from[i] was: beams that changed places. */
 void    kv_reorder(KvCache *c, const int *from, int n_items);
 float   dot(const float *a, const float *b, int n);
+double  nn_flops(void);                      /* floating-point operations of all linears so far */
 
 #endif

@@ -1,0 +1,257 @@
+/* info.c -- mm info: what a model, a picture or this machine is, without computing anything.
+ *
+ * All that is told of a model was checked on the way: it has been opened and every tensor bound, so
+ * "176 used, 0 unknown, 0 missing" is a result and no hope.
+ *
+ * Easy to get wrong: the file is mapped, shared by all processes that use it, and can be dropped by
+ * the system at any time; what a process needs for itself is a small part beside it. Adding both
+ * up would frighten people off models that run well. */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "cli.h"
+
+const char *bytes_string(double n)
+{
+    static char buf[8][24];
+    static int at;
+    char *s = buf[at++ % 8];
+    if (n >= 9.95e9) snprintf(s, 24, "%.0f GB", n / 1e9);
+    else if (n >= 1e9) snprintf(s, 24, "%.1f GB", n / 1e9);
+    else if (n >= 1e6) snprintf(s, 24, n < 9.95e6 ? "%.1f MB" : "%.0f MB", n / 1e6);
+    else snprintf(s, 24, n < 9.95e3 ? "%.1f kB" : "%.0f kB", n / 1e3);
+    return s;
+}
+
+static void print_buf(Buf *b)
+{
+    put(b, "\n");
+    fwrite(b->p, 1, b->n, stdout);
+}
+
+/* === Pictures ================================================================================= */
+
+bool info_picture(const char *path, const Options *o)
+{
+    struct stat st;
+    unsigned char head[64];
+    bool std = strcmp(path, "-") == 0;
+    if (!std && (stat(path, &st) || !S_ISREG(st.st_mode))) return false;
+    if (!std) {
+        int fd = open(path, O_RDONLY | O_CLOEXEC);
+        ssize_t got = fd < 0 ? -1 : read(fd, head, sizeof head);
+        if (fd >= 0) close(fd);
+        size_t len = strlen(path);
+        bool model = len > 12 && strcmp(path + len - 12, ".safetensors") == 0;
+        if (got < 0) die(EXIT_INPUT, "info: %s: %s", quoted(path), strerror(errno));
+        if (model || strstr(path, "config.json")) return false;
+    }
+    size_t n;
+    uint8_t *bytes = read_picture_file(std ? "/dev/stdin" : path, &n);
+    ImageInfo f = image_info(path, bytes, n);
+    Buf b = {0};
+    if (o->json) {
+        put(&b, "{\"v\":1,\"cmd\":\"info\",\"id\":");
+        put_json(&b, path, strlen(path));
+        put(&b, ",\"ok\":true,\"format\":\"%s\",\"size\":[%d,%d],\"channels\":%d,\"bits\":%d,"
+            "\"palette\":%s,\"orientation\":%d,\"bytes\":%zu", f.format, f.w, f.h, f.channels, f.bits,
+            f.palette ? "true" : "false", f.orientation, n);
+        if (f.text) {
+            put(&b, ",\"text\":");
+            put_json(&b, f.text, strlen(f.text));
+        }
+        put(&b, "}");
+        print_buf(&b);
+        return true;
+    }
+    static const char *const TURN[] = { "", "mirrored", "upside down", "upside down, mirrored",
+        "mirrored, turned left", "turned left", "mirrored, turned right", "turned right" };
+    put(&b, "%s  %d x %d pixels, %d channel%s of %d bits%s, %s", f.format, f.w, f.h, f.channels,
+        f.channels == 1 ? "" : "s", f.bits, f.palette ? " (palette)" : "", bytes_string((double)n));
+    if (f.orientation > 1 && f.orientation <= 8)
+        put(&b, "\nEXIF orientation %d: stored %s; mm turns it (--no-exif: not)", f.orientation,
+            TURN[f.orientation - 1]);
+    if (f.text) {
+        put(&b, "\n");
+        put_plain(&b, f.text, strlen(f.text), false, false, isatty(STDOUT_FILENO));
+    }
+    print_buf(&b);
+    return true;
+}
+
+/* === The machine ============================================================================== */
+
+static double memory_free(void)
+{
+    double kb = 0;
+    char line[200];
+    FILE *f = fopen("/proc/meminfo", "re");
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "MemAvailable: %lf", &kb) == 1) break;
+    if (f) fclose(f);
+    return kb * 1024;
+}
+
+static const char *cpu_name(void)
+{
+    static char line[300];
+    FILE *f = fopen("/proc/cpuinfo", "re");
+    while (f && fgets(line, sizeof line, f)) {
+        char *colon = strchr(line, ':');
+        if (strncmp(line, "model name", 10) || !colon) continue;
+        fclose(f);
+        line[strcspn(line, "\n")] = 0;
+        return colon + 1 + strspn(colon + 1, " ");
+    }
+    if (f) fclose(f);
+    return "not known";
+}
+
+void info_cpu(const Options *o, const char *level, const char *available)
+{
+    Buf b = {0};
+    if (o->json) {
+        put(&b, "{\"v\":1,\"cmd\":\"info\",\"cpu\":");
+        put_json(&b, cpu_name(), strlen(cpu_name()));
+        put(&b, ",\"isa\":\"%s\",\"levels\":[", level);
+        for (const char *s = available; *s; ) {
+            size_t n = strcspn(s, " ");
+            put(&b, "%s\"%.*s\"", s == available ? "" : ",", (int)n, s);
+            s += n + strspn(s + n, " ");
+        }
+        put(&b, "],\"threads\":%d,\"reason\":", n_threads());
+        put_json(&b, threads_reason(), strlen(threads_reason()));
+        put(&b, ",\"memory_free\":%.0f}", memory_free());
+    } else {
+        put(&b, "cpu      %s\nkernels  %s   (this CPU has: %s; --isa or MM_CPU caps them)\n",
+            quoted(cpu_name()), level, available);
+        put(&b, "threads  %d   (%s)\nmemory   %s free", n_threads(), threads_reason(),
+            bytes_string(memory_free()));
+    }
+    print_buf(&b);
+}
+
+/* === Models =================================================================================== */
+
+void info_tensors(Ckpt ck, const Options *o)
+{
+    for (int i = 0; i < ckpt_count(ck); i++) {
+        size_t mark = scratch_mark();
+        CkptEntry e = ckpt_entry(ck, i);
+        Buf b = {0};
+        if (o->json) {
+            put(&b, "{\"name\":");
+            put_json(&b, e.name, strlen(e.name));
+            put(&b, ",\"dtype\":\"%s\",\"shape\":[", e.dtype);
+        } else put(&b, "%s\t%s\t[", quoted(e.name), e.dtype);
+        for (int k = 0; k < e.ndim; k++)
+            put(&b, "%s%lld", !k ? "" : o->json ? "," : ", ", (long long)e.dim[k]);
+        if (o->json) {
+            put(&b, "],\"offset\":%llu,\"bytes\":%llu,\"file\":", (unsigned long long)e.offset,
+                (unsigned long long)e.n_bytes);
+            put_json(&b, e.file, strlen(e.file));
+            put(&b, ",\"used\":%s}", e.used ? "true" : "false");
+        } else
+            put(&b, "]\t%llu\t%s%s", (unsigned long long)e.offset, quoted(e.file),
+                e.used ? "" : "\tnot used");
+        print_buf(&b);
+        scratch_reset(mark);
+    }
+}
+
+/* What the files hold: how many, which types, what is used. */
+typedef struct { int n_files, n_used, n; const char *types; } Weights;
+
+static Weights count_weights(Ckpt ck)
+{
+    Weights w = { .n = ckpt_count(ck), .types = "" };
+    const char *last_file = NULL;
+    for (int i = 0; i < w.n; i++) {
+        CkptEntry e = ckpt_entry(ck, i);
+        if (!last_file || strcmp(last_file, e.file)) w.n_files++;
+        last_file = e.file;
+        w.n_used += e.used;
+        if (!strstr(w.types, e.dtype))
+            w.types = scratch_string("%s%s%s", w.types, *w.types ? " " : "", e.dtype);
+    }
+    return w;
+}
+
+typedef struct { int layers, d, d_ff, heads, image, patch, n_tok, vocab, context; } Tower;
+
+static Tower tower_of(Json config, bool vision, bool clip)
+{
+    Tower t = {
+        .layers = json_int(config, "num_hidden_layers", 12, 1, 1024),
+        .d = json_int(config, "hidden_size", vision || !clip ? 768 : 512, 1, 65536),
+        .d_ff = json_int(config, "intermediate_size", vision || !clip ? 3072 : 2048, 1, 1 << 20),
+        .heads = json_int(config, "num_attention_heads", vision || !clip ? 12 : 8, 1, 1024),
+        .image = json_int(config, "image_size", clip ? 224 : 384, 1, 16384),
+        .patch = json_int(config, "patch_size", clip ? 32 : 16, 1, 1024),
+        .vocab = json_int(config, "vocab_size", clip ? 49408 : 30524, 1, 1 << 22),
+        .context = json_int(config, "max_position_embeddings", clip ? 77 : 512, 1, 1 << 20),
+    };
+    int side = t.image / t.patch;
+    t.n_tok = side * side + 1;
+    return t;
+}
+
+/* The activations of a forward pass and a 12-megapixel photo: what one process needs for itself. */
+static double private_bytes(const Tower *v, const Tower *t)
+{
+    double n = (double)keep_peak() + 8e6;                /* packed panels, stacks, the program */
+    if (v) n += 12e6 * 3 * 2 + 4.0 * v->n_tok * (8.0 * v->d + v->d_ff);
+    return n + 4.0 * (t->context * (8.0 * t->d + t->d_ff) + t->vocab);
+}
+
+void info_model(const ModelFacts *m, const Options *o)
+{
+    bool clip = strcmp(m->runs, "embed, classify, preprocess, tokenize") == 0;
+    Json vision = json_get(m->config, "vision_config"), text = json_get(m->config, "text_config");
+    bool has_vision = vision.node != NULL;
+    Tower v = tower_of(vision, true, clip), t = tower_of(text.node ? text : m->config, false, clip);
+    Weights w = count_weights(m->ck);
+    double mapped = (double)ckpt_bytes(m->ck), own = private_bytes(has_vision ? &v : NULL, &t);
+    double available = memory_free();
+    const char *commit = strrchr(m->label, '@');
+    Buf b = {0};
+    if (o->json) {
+        put(&b, "{\"v\":1,\"cmd\":\"info\",\"id\":");
+        put_json(&b, m->label, strlen(m->label));
+        put(&b, ",\"ok\":true,\"name\":\"%s\",\"architecture\":\"%s\",\"runs\":[", m->name, m->arch);
+        for (const char *s = m->runs; *s; ) {
+            size_t n = strcspn(s, ",");
+            put(&b, "%s\"%.*s\"", s == m->runs ? "" : ",", (int)n, s);
+            s += n + strspn(s + n, ", ");
+        }
+        put(&b, "]");
+        if (has_vision)
+            put(&b, ",\"vision\":{\"layers\":%d,\"d\":%d,\"heads\":%d,\"image_size\":%d,"
+                "\"patch_size\":%d,\"tokens\":%d}", v.layers, v.d, v.heads, v.image, v.patch, v.n_tok);
+        put(&b, ",\"text\":{\"layers\":%d,\"d\":%d,\"heads\":%d,\"context\":%d,\"vocab\":%d,"
+            "\"tokenizer\":\"%s\"}", t.layers, t.d, t.heads, t.context, t.vocab, m->tokenizer);
+        put(&b, ",\"weights\":{\"files\":%d,\"bytes\":%.0f,\"types\":\"%s\",\"tensors\":%d,\"used\":%d,"
+            "\"unknown\":0,\"missing\":0}", w.n_files, mapped, w.types, w.n, w.n_used);
+        put(&b, ",\"memory\":{\"mapped\":%.0f,\"private_estimate\":%.0f,\"free\":%.0f}}", mapped, own,
+            available);
+        print_buf(&b);
+        return;
+    }
+    put(&b, "%s  (%s%s%s)      runs: %s\n", m->name, m->arch, commit ? ", commit " : "",
+        commit ? commit + 1 : "", m->runs);
+    if (has_vision)
+        put(&b, "  vision   ViT-%d/%d, %d layers, d %d, %d heads -> %d tokens\n", v.image, v.patch,
+            v.layers, v.d, v.heads, v.n_tok);
+    put(&b, "  text     %d layers, d %d, %d heads, ctx %d, vocab %d (%s)\n", t.layers, t.d, t.heads,
+        t.context, t.vocab, m->tokenizer);
+    put(&b, "  weights  %d file%s, %s %s, %d tensors: %d used, %d ignored, 0 unknown, 0 missing"
+        "      headers: valid\n", w.n_files, w.n_files == 1 ? "" : "s", bytes_string(mapped), w.types,
+        w.n, w.n_used, w.n - w.n_used);
+    put(&b, "  memory   %s mapped (shared) + about %s private;  this machine: %s free  %s",
+        bytes_string(mapped), bytes_string(own), bytes_string(available),
+        mapped + own < available ? "OK" : "TIGHT: weights will be read from disk again and again");
+    print_buf(&b);
+}
