@@ -1,0 +1,224 @@
+/* hub.c -- where a model is. mm looks, in this order, and never downloads:
+ *
+ *   1. a path: a directory with config.json, or the model.safetensors in one
+ *   2. $MM_MODELS (a colon list): DIR/NAME
+ *   3. an alias: blip -> Salesforce/blip-image-captioning-base
+ *   4. the Hugging Face cache: models--org--name/refs/REV -> snapshots/COMMIT
+ *
+ * Easy to get wrong:
+ *   - The cache has four names in the environment, and the order of huggingface_hub counts.
+ *   - An id and a revision become parts of a path: they are checked first, as huggingface_hub does,
+ *     so that "../.." is no id.
+ *   - A commit may be asked for by its full name: then there is no refs/ file for it. */
+#include <ctype.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "mm.h"
+
+static const struct { const char *alias, *id; } ALIASES[] = {
+    { "blip",         "Salesforce/blip-image-captioning-base" },
+    { "blip-large",   "Salesforce/blip-image-captioning-large" },
+    { "blip-vqa",     "Salesforce/blip-vqa-base" },
+    { "blip-itm",     "Salesforce/blip-itm-base-coco" },
+    { "clip",         "openai/clip-vit-base-patch32" },
+    { "clip-b32",     "openai/clip-vit-base-patch32" },
+    { "clip-b16",     "openai/clip-vit-base-patch16" },
+    { "clip-l14",     "openai/clip-vit-large-patch14" },
+    { "clip-l14-336", "openai/clip-vit-large-patch14-336" },
+    { "minilm",       "sentence-transformers/all-MiniLM-L6-v2" },
+    { "bge-small",    "BAAI/bge-small-en-v1.5" },
+    { "e5-small",     "intfloat/e5-small-v2" },
+};
+enum { N_ALIASES = sizeof ALIASES / sizeof ALIASES[0], MAX_PATH = 4096 };
+
+static bool exists(const char *dir, const char *name)
+{
+    char path[MAX_PATH];
+    struct stat st;
+    int n = snprintf(path, sizeof path, "%s/%s", dir, name);
+    return n < (int)sizeof path && stat(path, &st) == 0;
+}
+
+static bool is_model_dir(const char *dir)
+{
+    return exists(dir, "config.json") || exists(dir, "model_index.json");
+}
+
+static bool ends_with(const char *s, const char *end)
+{
+    size_t n = strlen(s), m = strlen(end);
+    return n >= m && strcmp(s + n - m, end) == 0;
+}
+
+/* === Paths ==================================================================================== */
+
+static _Noreturn void no_config(const char *dir)
+{
+    if (exists(dir, "refs") && exists(dir, "snapshots"))
+        die(EXIT_MODEL, "%s: is a repository of the Hugging Face cache: the model is in one of its "
+            "snapshots/\nsay org/name, and mm finds it", quoted(dir));
+    die(EXIT_MODEL, "%s: no config.json in this directory\na model directory has config.json, "
+        "*.safetensors and the tokenizer's files, as `hf download ID --local-dir DIR` makes it",
+        quoted(dir));
+}
+
+/* A file was named: the safetensors of a model directory will do. */
+static const char *dir_of_file(const char *path)
+{
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    const char *dir = slash == path ? "/" : slash ? keep_string("%.*s", (int)(slash - path), path) : ".";
+    if (!ends_with(name, ".safetensors") && strcmp(name, "config.json"))
+        die(EXIT_FILE, "%s: mm reads safetensors: this is another kind of file\n"
+            "name the directory that has config.json and *.safetensors", quoted(path));
+    if (strcmp(name, "model.safetensors") && strcmp(name, "config.json")
+        && exists(dir, "model.safetensors"))
+        die(EXIT_USAGE, "%s: its directory has a model.safetensors, which would be read instead",
+            quoted(path));
+    return dir;
+}
+
+/* === The Hugging Face cache =================================================================== */
+
+/* org/name or name: words of letters, digits, '-', '_', '.', at most 96 characters, beginning and
+ * ending with a letter, digit or '_'; no "--" and no "..". */
+static bool is_repo_id(const char *id)
+{
+    int n_parts = 0;
+    if (strstr(id, "--") || strstr(id, "..") || ends_with(id, ".git")) return false;
+    for (const char *s = id; ; s++) {
+        size_t n = strcspn(s, "/");
+        if (n == 0 || n > 96 || ++n_parts > 2) return false;
+        for (size_t i = 0; i < n; i++) {
+            bool word = isalnum((unsigned char)s[i]) || s[i] == '_';
+            if (!word && s[i] != '-' && s[i] != '.') return false;
+            if (!word && (i == 0 || i == n - 1)) return false;
+        }
+        s += n;
+        if (!*s) return true;
+    }
+}
+
+/* A branch, a tag, refs/pr/1 or a commit. */
+static bool is_revision(const char *rev)
+{
+    if (!*rev || strlen(rev) > 200 || rev[0] == '/' || strstr(rev, "..")) return false;
+    for (const char *s = rev; *s; s++)
+        if (!isalnum((unsigned char)*s) && !strchr("._-/", *s)) return false;
+    return true;
+}
+
+static bool is_commit(const char *s)
+{
+    return strlen(s) == 40 && strspn(s, "0123456789abcdef") == 40;
+}
+
+static const char *cache_dir(void)
+{
+    const char *v;
+    if ((v = getenv("HF_HUB_CACHE")) && *v) return v;
+    if ((v = getenv("HUGGINGFACE_HUB_CACHE")) && *v) return v;
+    if ((v = getenv("HF_HOME")) && *v) return keep_string("%s/hub", v);
+    if ((v = getenv("XDG_CACHE_HOME")) && *v) return keep_string("%s/huggingface/hub", v);
+    if ((v = getenv("HOME")) && *v) return keep_string("%s/.cache/huggingface/hub", v);
+    return NULL;
+}
+
+/* The commit that a revision means in this repository: from refs/REV, or REV itself. */
+static bool commit_of(char commit[41], const char *repo, const char *rev)
+{
+    char path[MAX_PATH];
+    if (is_commit(rev)) {
+        memcpy(commit, rev, 41);
+        return true;
+    }
+    if (snprintf(path, sizeof path, "%s/refs/%s", repo, rev) >= (int)sizeof path) return false;
+    FILE *f = fopen(path, "re");
+    if (!f) return false;
+    size_t n = fread(commit, 1, 40, f);
+    fclose(f);
+    commit[n] = 0;
+    return is_commit(commit);
+}
+
+static _Noreturn void not_in_cache(const char *cmd, const char *name, const char *id,
+                                   const char *rev, const char *cache)
+{
+    const char *models = getenv("MM_MODELS");
+    char at[220] = "";
+    if (strcmp(rev, "main")) snprintf(at, sizeof at, " --revision %s", rev);
+    die(EXIT_MODEL, "%s: %s: no such model here\nlooked for: the directory %s%s%s, %s in the cache %s\n"
+        "to get it: hf download %s%s    (hf comes with `pip install huggingface_hub`)", cmd,
+        quoted(name), quoted(name), models && *models ? ", $MM_MODELS" : "",
+        models && *models ? "" : " ($MM_MODELS is not set)", quoted(id),
+        cache ? quoted(cache) : "(no HOME)", id, at);
+}
+
+static ModelPath from_cache(const char *cmd, const char *name, const char *id_rev)
+{
+    const char *at = strchr(id_rev, '@');
+    const char *id = at ? keep_string("%.*s", (int)(at - id_rev), id_rev) : id_rev;
+    const char *rev = at ? at + 1 : "main", *cache = cache_dir();
+    if (!is_repo_id(id) || !is_revision(rev))
+        die(EXIT_MODEL, "%s: %s: no such directory, and no Hugging Face id (org/name or "
+            "org/name@revision)", cmd, quoted(name));
+    if (!strchr(id, '/') && !at)
+        die(EXIT_MODEL, "%s: %s: no such directory, and no alias that mm knows\n"
+            "aliases: blip blip-large blip-vqa blip-itm clip clip-b16 clip-l14 clip-l14-336 minilm "
+            "bge-small e5-small", cmd, quoted(name));
+    if (!cache) not_in_cache(cmd, name, id, rev, NULL);
+    char *repo = keep_string("%s/models--%s", cache, id), commit[41];
+    char *slash = strrchr(repo, '/');
+    if (strchr(id, '/'))                     /* org/name -> models--org--name */
+        repo = keep_string("%.*s--%s", (int)(slash - repo), repo, slash + 1);
+    if (!commit_of(commit, repo, rev)) not_in_cache(cmd, name, id, rev, cache);
+    const char *dir = keep_string("%s/snapshots/%s", repo, commit);
+    if (!is_model_dir(dir)) {
+        if (exists(dir, ".")) no_config(dir);
+        not_in_cache(cmd, name, id, rev, cache);
+    }
+    return (ModelPath){ .dir = dir, .label = keep_string("%s@%.7s", id, commit) };
+}
+
+/* === Resolving ================================================================================ */
+
+/* DIR/NAME for the directories of $MM_MODELS. */
+static const char *in_models(const char *name)
+{
+    const char *list = getenv("MM_MODELS");
+    if (name[0] == '/' || strstr(name, "..")) return NULL;
+    while (list && *list) {
+        size_t n = strcspn(list, ":");
+        char path[MAX_PATH];
+        if (n && snprintf(path, sizeof path, "%.*s/%s", (int)n, list, name) < (int)sizeof path
+            && is_model_dir(path)) return keep_string("%s", path);
+        list += n + (list[n] == ':');
+    }
+    return NULL;
+}
+
+ModelPath model_resolve(const char *name, const char *cmd)
+{
+    struct stat st;
+    if (strncmp(name, "builtin:", 8) == 0)
+        die(EXIT_MODEL, "%s: %s: no model is built into this version", cmd, quoted(name));
+    if (!*name) die(EXIT_USAGE, "%s: the name of the model is empty", cmd);
+    if (stat(name, &st) == 0) {
+        bool folder = S_ISDIR(st.st_mode);
+        const char *dir = folder ? name : dir_of_file(name);
+        if (is_model_dir(dir)) return (ModelPath){ .dir = dir, .label = name };
+        if (!folder || name[0] == '.' || name[0] == '/' || !in_models(name)) no_config(dir);
+    }
+    const char *dir = in_models(name);
+    if (dir) return (ModelPath){ .dir = dir, .label = name };
+    for (int i = 0; i < N_ALIASES; i++) {
+        if (strcmp(name, ALIASES[i].alias)) continue;
+        dir = in_models(ALIASES[i].id);
+        if (dir) return (ModelPath){ .dir = dir, .label = ALIASES[i].id };
+        return from_cache(cmd, name, ALIASES[i].id);
+    }
+    if (name[0] == '/' || name[0] == '.' || name[0] == '~' || ends_with(name, "/"))
+        die(EXIT_MODEL, "%s: %s: no such directory", cmd, quoted(name));
+    return from_cache(cmd, name, name);
+}
