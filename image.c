@@ -8,7 +8,7 @@
  * the item (image.empty .format .truncated .corrupt .toobig), never the run.
  *
  * The pixels are those of PIL's ImageOps.exif_transpose(Image.open(f)).convert("RGB"), with the
- * exceptions of CLI.md 3.1: 16-bit grey by its high byte, JPEG within a few levels of libjpeg.
+ * exceptions of CLI.md 3.1, of which 16-bit grey by its high byte is the one that shows.
  *
  * Easy to get wrong:
  *   - convert("RGB") drops the alpha channel, it does not composite: what shines through is whatever
@@ -61,17 +61,21 @@ size_t image_pnm_length(const char *name, const uint8_t *bytes, size_t n, ImageO
 
 /* === Pixels ==================================================================================== */
 
-static void decode_with_stb(Image out, const Parsed *p, File f)
+static void decode_with_stb(Image out, const Parsed *p, File f, Format format)
 {
-    const char *reason;
-    int w, h;
-    uint8_t *rgb = stb_decode(p->clean, p->n_clean, p->memory, &w, &h, &reason);
-    if (!rgb)
+    const char *reason = NULL;
+    int         w = out.w, h = out.h;
+    JpegPlane   plane[4];
+    uint8_t    *rgb = NULL;
+    if (format == JPEG && stb_jpeg(plane, p->clean, p->n_clean, p->memory, &reason))
+        jpeg_pixels(out, plane, p->color);
+    if (format == PNG && (rgb = stb_png(p->clean, p->n_clean, p->memory, &w, &h, &reason)))
+        memcpy(out.rgb, rgb, 3 * (size_t)out.w * out.h);
+    if (reason)
         fail("image.corrupt", "the file is damaged: copy or download it again",
              "%s: damaged %s: %s", quoted(f.name), p->info.format, reason);
     if (w != out.w || h != out.h)
         bug("%s: decoded to %d x %d, its header says %d x %d", quoted(f.name), w, h, out.w, out.h);
-    memcpy(out.rgb, rgb, 3 * (size_t)w * h);
 }
 
 /* The picture as its orientation means it. For each output pixel: where it is in the input. */
@@ -111,7 +115,7 @@ Image image_decode(const char *name, const uint8_t *bytes, size_t n, ImageOption
     else if (format == PNM)
         pnm_pixels(stored, &p, f);
     else
-        decode_with_stb(stored, &p, f);
+        decode_with_stb(stored, &p, f, format);
     if (turn > 1)
         upright(out, stored, turn);
     scratch_reset(mark);

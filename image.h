@@ -9,6 +9,12 @@ enum { MAX_SIDE = 65535 };
 
 typedef enum { NO_PICTURE, JPEG, PNG, BMP, PNM } Format;
 
+/* What the components of a JPEG mean. */
+typedef enum { JPEG_GREY, JPEG_YCC, JPEG_RGB, JPEG_CMYK, JPEG_YCCK } JpegColor;
+
+/* The samples of one component: w x h of them, rows `stride` apart; one for h_step x v_step pixels. */
+typedef struct { const uint8_t *data; int w, h, stride, h_step, v_step; } JpegPlane;
+
 /* A file in memory, with what is asked of it. */
 typedef struct {
     const char    *name;             /* for messages */
@@ -29,6 +35,7 @@ typedef struct {
                                       * only, for stb_image; scratch */
     size_t         n_clean;
     size_t         memory;           /* what decoding `clean` may take, in bytes */
+    JpegColor      color;            /* JPEG */
     size_t         data;             /* BMP, PNM: where the pixels start */
     size_t         end;              /* PNM: where the picture ends */
     int            max_value;        /* PNM */
@@ -67,13 +74,17 @@ void  png_parse(Parsed *p, File f);
 void  bmp_parse(Parsed *p, File f);
 /* Needs the pixels, too; returns false, with p->info unset, if the file ends too early. */
 bool  pnm_parse(Parsed *p, File f);
+void  jpeg_idct(uint8_t *out, int stride, short data[64]);    /* a block, for stb_image.c */
+void  jpeg_pixels(Image out, const JpegPlane *planes, JpegColor color);
 void  bmp_pixels(Image out, const Parsed *p, File f);
 void  pnm_pixels(Image out, const Parsed *p, File f);
 
 /* === stb_image.c =============================================================================== */
 
-/* Decodes a JPEG or PNG to RGB, in scratch, within `memory` bytes. NULL, and *reason, if it cannot. */
-uint8_t *stb_decode(const uint8_t *bytes, size_t n, size_t memory, int *w, int *h,
-                    const char **reason);
+/* Decodes a PNG to RGB, in scratch, within `memory` bytes. NULL, and *reason, if it cannot. */
+uint8_t *stb_png(const uint8_t *bytes, size_t n, size_t memory, int *w, int *h, const char **reason);
+/* Decodes a JPEG to its planes, likewise; false, and *reason, if it cannot. */
+bool     stb_jpeg(JpegPlane plane[4], const uint8_t *bytes, size_t n, size_t memory,
+                  const char **reason);
 
 #endif

@@ -1,16 +1,27 @@
-/* jpeg.c -- checks the structure of a JPEG file and puts a clean one together for the decoder.
+/* jpeg.c -- checks the structure of a JPEG file, puts a clean one together for the decoder, and turns
+ * what that decodes into pixels.
  *
  *   SOI, segments (marker FF xx, length, body), SOS header + entropy-coded data, ..., EOI
  *
  * ITU T.81 annex B. The walk goes through the whole file up to the end-of-image marker, so that a
  * file that was cut off is told before anything is decoded (decoders fill the rest with grey). What
- * is kept: SOF, DQT, DHT, DRI, SOS with its data, and the JFIF and Adobe segments, which decide about
- * colour. All else (thumbnails, profiles, comments, padding) is left out of the clean copy.
+ * is kept: SOF, DQT, DHT, DRI, SOS with its data. All else (thumbnails, profiles, comments, padding)
+ * is left out of the clean copy.
+ *
+ *   clean copy -> stb_image: Huffman decoding -> blocks of 8x8 coefficients
+ *              -> jpeg_idct -> a plane of bytes for each component -> upsampled -> RGB
+ *
+ * The last line is written here and not taken from stb_image, because the arithmetic is then that of
+ * libjpeg, bit for bit (its "islow" transform, "fancy" upsampling and colour tables, which is what
+ * PIL uses), while stb's own is up to 11 levels away from it.
  *
  * Easy to get wrong:
  *   - In entropy-coded data FF 00 is a byte FF, FF D0..D7 are restarts, FF FF is filling; any other
  *     FF xx ends it. Thumbnails hide in APP1 segments: only lengths skip them safely.
  *   - What follows EOI (a second picture in phones' files) does not matter.
+ *   - In what the colours are told by: JFIF says YCbCr; else Adobe's marker says; else the names of
+ *     the components. Four components are CMYK, stored inverted, as Adobe does.
+ *   - The last column of a component is the last real one, not the last of its last block.
  *   - libjpeg forbids the code of all ones; files rely on readers that accept what libjpeg accepts,
  *     not what the standard says. */
 #include <string.h>
@@ -35,6 +46,8 @@ typedef struct {
     int       n_components, w, h, n_scans;
     Component c[4];
     bool      dqt[4], dc[4], ac[4];  /* tables that were defined */
+    bool      jfif;
+    int       adobe;                 /* Adobe's colour transform; -1: no such segment */
     uint64_t  n_entropy;             /* bytes of entropy-coded data */
 } Walk;
 
@@ -210,22 +223,20 @@ static void segment(Walk *w, Parsed *p, int marker, const uint8_t *s, size_t n)
         check_scan(w, s, n);
     else if (marker == DRI)
         needed = n == 2;
-    else if (marker == APP0)
-        needed = n >= 14 && memcmp(s, "JFIF", 5) == 0;
-    else if (marker == APP14)
-        needed = n >= 12 && memcmp(s, "Adobe", 5) == 0;
     else
         needed = false;
+    if (marker == APP0 && n >= 14 && memcmp(s, "JFIF", 5) == 0)
+        w->jfif = true;
+    if (marker == APP14 && n >= 12 && memcmp(s, "Adobe", 5) == 0)
+        w->adobe = s[11];
     if (marker == APP1 && !p->exif && n > 6 && memcmp(s, "Exif\0", 6) == 0) {
         p->exif = s + 6;
         p->n_exif = n - 6;
     }
     if (!needed)
         return;
-    size_t kept = marker == APP14 ? 12 : marker == APP0 ? 14 : n;
     keep_marker(w, marker);
-    keep_part(w, (uint8_t[]){ (uint8_t)((kept + 2) >> 8), (uint8_t)(kept + 2) }, 2);
-    keep_part(w, s, kept);
+    keep_part(w, s - 2, n + 2);      /* length and body */
     if (marker == SOS) {
         size_t start = w->pos;
         skip_entropy(w);
@@ -251,10 +262,10 @@ static void check_complete(const Walk *w)
                       (unsigned long long)w->n_entropy, w->w, w->h);
 }
 
-/* What stb_image takes: a plane per component, its coefficients if progressive, the result. */
+/* What stb_image takes: a plane for each component, and its coefficients if progressive. */
 static size_t memory_needed(const Walk *w)
 {
-    size_t all = mul_size(3 * (size_t)w->w, (size_t)w->h);
+    size_t all = 0;
     int    h_max = 1, v_max = 1;
     for (int i = 0; i < w->n_components; i++) {
         h_max = w->c[i].h > h_max ? w->c[i].h : h_max;
@@ -264,13 +275,27 @@ static size_t memory_needed(const Walk *w)
     size_t mcu_y = ((size_t)w->h + 8 * v_max - 1) / (8 * v_max);
     for (int i = 0; i < w->n_components; i++)
         all += mcu_x * w->c[i].h * 8 * mcu_y * w->c[i].v * 8 * (w->marker == SOF2 ? 3 : 1);
-    return all + 4 * ((size_t)w->w + 64) + (1 << 17);        /* line buffers; tables */
+    return all + (1 << 17);          /* tables */
+}
+
+/* As libjpeg's default_decompress_parms. */
+static JpegColor color_of(const Walk *w)
+{
+    const Component *c = w->c;
+    if (w->n_components == 1)
+        return JPEG_GREY;
+    if (w->n_components == 4)
+        return w->adobe == 2 ? JPEG_YCCK : JPEG_CMYK;
+    if (w->jfif || w->adobe > 0)
+        return JPEG_YCC;
+    bool rgb = c[0].id == 'R' && c[1].id == 'G' && c[2].id == 'B';
+    return w->adobe == 0 || rgb ? JPEG_RGB : JPEG_YCC;
 }
 
 /* Walks through the file to EOI. Fills p: info, exif, clean, memory. */
 void jpeg_parse(Parsed *p, File f)
 {
-    Walk w = { .f = f, .pos = 2, .out = scratch_bytes(add_size(f.n, 64)) };
+    Walk w = { .f = f, .pos = 2, .adobe = -1, .out = scratch_bytes(add_size(f.n, 64)) };
     keep_marker(&w, SOI);
     for (int marker; (marker = next_marker(&w)) != EOI; ) {
         if (marker == TEM || (marker >= RST0 && marker <= RST7))
@@ -295,4 +320,162 @@ void jpeg_parse(Parsed *p, File f)
     p->clean = w.out;
     p->n_clean = w.n_out;
     p->memory = memory_needed(&w);
+    p->color = color_of(&w);
+}
+
+/* === From coefficients to samples ============================================================== */
+
+/* Eight coefficients to eight samples of one dimension, as libjpeg's jidctint.c, after Loeffler,
+ * Ligtenberg and Moschytz. Constants have 13 fractional bits. (Damaged coefficients may wrap.) */
+static inline void idct_1d(int32_t out[8], const int32_t in[8])
+{
+    int32_t z1 = (in[2] + in[6]) * 4433;                             /* even part */
+    int32_t t2 = z1 - in[6] * 15137, t3 = z1 + in[2] * 6270;
+    int32_t t0 = (in[0] + in[4]) * 8192, t1 = (in[0] - in[4]) * 8192;
+    int32_t a0 = t0 + t3, a3 = t0 - t3, a1 = t1 + t2, a2 = t1 - t2;
+
+    int32_t p0 = in[7], p1 = in[5], p2 = in[3], p3 = in[1];          /* odd part */
+    int32_t y1 = p0 + p3, y2 = p1 + p2, y3 = p0 + p2, y4 = p1 + p3, y5 = (y3 + y4) * 9633;
+    y1 *= -7373;
+    y2 *= -20995;
+    y3 = y3 * -16069 + y5;
+    y4 = y4 * -3196 + y5;
+    p0 = p0 * 2446 + y1 + y3;
+    p1 = p1 * 16819 + y2 + y4;
+    p2 = p2 * 25172 + y2 + y3;
+    p3 = p3 * 12299 + y1 + y4;
+
+    out[0] = a0 + p3, out[7] = a0 - p3;
+    out[1] = a1 + p2, out[6] = a1 - p2;
+    out[2] = a2 + p1, out[5] = a2 - p1;
+    out[3] = a3 + p0, out[4] = a3 - p0;
+}
+
+static inline uint8_t clamp8(int32_t v) { return v < 0 ? 0 : v > 255 ? 255 : (uint8_t)v; }
+
+/* A block of coefficients, row by row, to 8x8 samples: columns first, then rows. */
+void jpeg_idct(uint8_t *out, int stride, short data[64])
+{
+    int32_t mid[64], in[8], sum[8];
+    int     any = 0;
+    for (int i = 1; i < 64; i++)
+        any |= data[i];
+    if (!any) {                                              /* the mean alone: frequent */
+        uint8_t flat = clamp8(((data[0] + 4) >> 3) + 128);
+        for (int y = 0; y < 8; y++)
+            memset(out + y * stride, flat, 8);
+        return;
+    }
+    for (int x = 0; x < 8; x++) {
+        for (int i = 0; i < 8; i++)
+            in[i] = data[8 * i + x];
+        idct_1d(sum, in);
+        for (int i = 0; i < 8; i++)
+            mid[8 * i + x] = (sum[i] + (1 << 10)) >> 11;     /* two fractional bits are kept */
+    }
+    for (int y = 0; y < 8; y++, out += stride) {
+        idct_1d(sum, mid + 8 * y);
+        for (int i = 0; i < 8; i++)
+            out[i] = clamp8(((sum[i] + (1 << 17)) >> 18) + 128);
+    }
+}
+
+/* === From samples to pixels ==================================================================== */
+
+/* Twice as wide, each output three parts the nearer and one part the farther sample. */
+static void upsample_h2v1(uint8_t *out, const uint8_t *a, int n)
+{
+    out[0] = a[0];
+    out[1] = (uint8_t)((3 * a[0] + a[1] + 2) >> 2);
+    for (int i = 1; i < n - 1; i++) {
+        out[2 * i] = (uint8_t)((3 * a[i] + a[i - 1] + 1) >> 2);
+        out[2 * i + 1] = (uint8_t)((3 * a[i] + a[i + 1] + 2) >> 2);
+    }
+    out[2 * n - 2] = (uint8_t)((3 * a[n - 1] + a[n - 2] + 1) >> 2);
+    out[2 * n - 1] = a[n - 1];
+}
+
+/* Twice as high, too: first down the columns (near and far row), then along the row. */
+static void upsample_h2v2(uint8_t *out, const uint8_t *a, const uint8_t *b, int n)
+{
+#define COL(i) (3 * a[i] + b[i])
+    out[0] = (uint8_t)((4 * COL(0) + 8) >> 4);
+    out[1] = (uint8_t)((3 * COL(0) + COL(1) + 7) >> 4);
+    for (int i = 1; i < n - 1; i++) {
+        out[2 * i] = (uint8_t)((3 * COL(i) + COL(i - 1) + 8) >> 4);
+        out[2 * i + 1] = (uint8_t)((3 * COL(i) + COL(i + 1) + 7) >> 4);
+    }
+    out[2 * n - 2] = (uint8_t)((3 * COL(n - 1) + COL(n - 2) + 8) >> 4);
+    out[2 * n - 1] = (uint8_t)((4 * COL(n - 1) + 7) >> 4);
+#undef COL
+}
+
+/* Row y of the picture from a plane; the result is in buffer, or the plane's own row. */
+static const uint8_t *upsample(uint8_t *buffer, const JpegPlane *p, int y)
+{
+    int  row = y / p->v_step, other = y % 2 ? row + 1 : row - 1;
+    bool h2 = p->h_step == 2 && p->w > 2;
+    other = other < 0 ? 0 : other >= p->h ? p->h - 1 : other;
+    const uint8_t *a = p->data + (size_t)row * p->stride, *b = p->data + (size_t)other * p->stride;
+    if (p->h_step == 1 && p->v_step == 1)
+        return a;
+    if (h2 && p->v_step == 1)
+        upsample_h2v1(buffer, a, p->w);
+    else if (h2 && p->v_step == 2)
+        upsample_h2v2(buffer, a, b, p->w);
+    else if (p->h_step == 1 && p->v_step == 2)
+        for (int x = 0; x < p->w; x++)
+            buffer[x] = (uint8_t)((3 * a[x] + b[x] + (y % 2 ? 2 : 1)) >> 2);
+    else
+        for (int x = 0; x < p->w * p->h_step; x++)
+            buffer[x] = a[x / p->h_step];
+    return buffer;
+}
+
+/* ITU-R BT.601, 16 fractional bits, each product rounded as libjpeg's tables are. */
+static void ycc_to_rgb(uint8_t *out, const uint8_t *luma, const uint8_t *blue, const uint8_t *red, int n)
+{
+    for (int i = 0; i < n; i++, out += 3) {
+        int32_t y = luma[i], cb = blue[i] - 128, cr = red[i] - 128;
+        out[0] = clamp8(y + ((91881 * cr + 32768) >> 16));
+        out[1] = clamp8(y + ((-22554 * cb - 46802 * cr + 32768) >> 16));
+        out[2] = clamp8(y + ((116130 * cb + 32768) >> 16));
+    }
+}
+
+/* c of 255 parts, and rounded: for light that passes the ink and then the black. */
+static inline uint8_t times(int c, int k)
+{
+    int t = c * k + 128;
+    return (uint8_t)((t + (t >> 8)) >> 8);
+}
+
+typedef struct { Image out; const JpegPlane *plane; JpegColor color; uint8_t *buffers; } Rows;
+
+static void row_task(void *ctx, int y, int worker)
+{
+    const Rows    *r = ctx;
+    int            w = r->out.w, n = r->color == JPEG_GREY ? 1 : r->color >= JPEG_CMYK ? 4 : 3;
+    uint8_t       *out = r->out.rgb + 3 * (size_t)y * w;
+    const uint8_t *s[4];
+    for (int k = 0; k < n; k++)
+        s[k] = upsample(r->buffers + (4 * (size_t)worker + k) * (w + 8), &r->plane[k], y);
+    if (r->color == JPEG_YCC || r->color == JPEG_YCCK)
+        ycc_to_rgb(out, s[0], s[1], s[2], w);
+    else
+        for (int x = 0; x < w; x++)
+            for (int c = 0; c < 3; c++)
+                out[3 * x + c] = s[n == 1 ? 0 : c][x];
+    if (r->color == JPEG_YCCK)
+        for (int x = 0; x < 3 * w; x++)
+            out[x] = (uint8_t)(255 - out[x]);
+    if (n == 4)
+        for (int x = 0; x < 3 * w; x++)
+            out[x] = times(out[x], s[3][x / 3]);
+}
+
+void jpeg_pixels(Image out, const JpegPlane *planes, JpegColor color)
+{
+    Rows r = { out, planes, color, scratch_bytes(mul_size(4 * (size_t)n_threads(), out.w + 8u)) };
+    parallel_for(out.h, row_task, &r);
 }

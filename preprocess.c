@@ -60,7 +60,8 @@ static bool read_sides(Json j, int *w, int *h)
         int unused;
         return read_sides(json_at(j, 0), h, &unused) && read_sides(json_at(j, 1), w, &unused);
     }
-    if (!json_is(json_get(j, "height"), JSON_NUMBER) || !json_is(json_get(j, "width"), JSON_NUMBER))
+    if (!json_is(j, JSON_OBJECT) || !json_is(json_get(j, "height"), JSON_NUMBER)
+        || !json_is(json_get(j, "width"), JSON_NUMBER))
         return false;
     *h = json_int_need(j, "height", 1, MOST);
     *w = json_int_need(j, "width", 1, MOST);
@@ -71,7 +72,7 @@ static void read_size(Preprocess *p, Json config)
 {
     Json size = json_get(config, "size");
     bool square = json_bool(config, "default_to_square", p->shortest_edge == 0);
-    int  edge = json_int(json_is(size, JSON_OBJECT) ? size : (Json){ 0 }, "shortest_edge", 0, 1, MOST);
+    int  edge = json_is(size, JSON_OBJECT) ? json_int(size, "shortest_edge", 0, 1, MOST) : 0;
     if (json_type(size) == JSON_NULL)
         return;
     if (edge && json_type(json_get(size, "longest_edge")) != JSON_NULL)

@@ -3,7 +3,8 @@
  * stb_image decodes JPEG and PNG in 2,000 lines that anybody can read, and it is not meant for
  * hostile files: its README says so. What mm does about it:
  *
- *   - Only its JPEG and PNG readers are compiled. BMP and PNM are read by bitmap.c.
+ *   - Only its JPEG and PNG readers are compiled. BMP and PNM are read by bitmap.c. Of JPEG it does
+ *     the Huffman decoding; transform, upsampling and colours are jpeg.c's, which are libjpeg's.
  *   - It never sees a file. jpeg.c and png.c check the structure of a picture and put together a new
  *     one of the checked parts: no chunk, segment or table that stb would have to distrust.
  *   - It gets its memory from scratch, zeroed, and only as much as the picture's size explains. What
@@ -55,13 +56,40 @@ static void *take_more(void *old, size_t n_old, size_t n)
 #pragma GCC diagnostic ignored "-Wunused-function"
 #include <stb_image.h>
 
-uint8_t *stb_decode(const uint8_t *bytes, size_t n, size_t memory, int *w, int *h,
-                    const char **reason)
+static const char *failure(void)
+{
+    return stbi_failure_reason() ? stbi_failure_reason() : "damaged";
+}
+
+uint8_t *stb_png(const uint8_t *bytes, size_t n, size_t memory, int *w, int *h, const char **reason)
 {
     int channels;
     memory_left = memory;
     uint8_t *rgb = n <= INT_MAX ? stbi_load_from_memory(bytes, (int)n, w, h, &channels, 3) : NULL;
     if (!rgb)
-        *reason = stbi_failure_reason() ? stbi_failure_reason() : "damaged";
+        *reason = failure();
     return rgb;
+}
+
+/* The first half of stbi__jpeg_load: up to the planes, with libjpeg's transform. */
+bool stb_jpeg(JpegPlane plane[4], const uint8_t *bytes, size_t n, size_t memory, const char **reason)
+{
+    stbi__context s;
+    memory_left = memory;
+    stbi__jpeg *j = n <= INT_MAX ? take(sizeof *j) : NULL;
+    if (!j)
+        return *reason = "too large", false;
+    stbi__start_mem(&s, bytes, (int)n);
+    s.img_n = 0;
+    j->s = &s;
+    stbi__setup_jpeg(j);
+    j->idct_block_kernel = jpeg_idct;
+    if (!stbi__decode_jpeg_image(j))
+        return *reason = failure(), false;
+    for (int k = 0; k < s.img_n; k++)
+        plane[k] = (JpegPlane){ .data = j->img_comp[k].data, .w = j->img_comp[k].x,
+                                .h = j->img_comp[k].y, .stride = j->img_comp[k].w2,
+                                .h_step = j->img_h_max / j->img_comp[k].h,
+                                .v_step = j->img_v_max / j->img_comp[k].v };
+    return true;
 }
