@@ -12,8 +12,8 @@
  *     <18 bytes>
  *
  * Easy to get wrong:
- *   - Samples are scaled to 255 as PIL does it: 5 bits of a BMP as v*255/31, cut off; values of a PNM
- *     rounded to nearest, ties to even. Two-byte samples: the high byte (CLI.md 3.1).
+ *   - Samples are scaled to 255 as PIL does it: 5 bits of a BMP as v*255/31, cut off; values of a
+ *     PNM rounded to nearest, ties to even. Two-byte samples: the high byte (CLI.md 3.1).
  *   - After PNM's last header number comes one white space, then data, which may look like white
  *     space, too. In text, a comment may stand between any two numbers.
  *   - A stream may hold several PNM pictures: what follows one is not its business. */
@@ -22,7 +22,7 @@
 
 #include "image.h"
 
-/* === BMP ======================================================================================= */
+/* === BMP ====================================================================================== */
 
 static size_t bmp_stride(const Parsed *p)
 {
@@ -46,7 +46,7 @@ static void bmp_masks(Parsed *p, File f, int bits, int compression)
     for (int i = 0; i < 3; i++) {
         uint32_t m = p->mask[i], shifted = m ? m >> __builtin_ctz(m) : 0;
         if (!m || (shifted & (shifted + 1)) || shifted > 0xFFFF)
-            image_corrupt(f, "BMP", 14 + 40 + 4 * (size_t)i, "the mask %08x of colour %d", m, i + 1);
+            image_corrupt(f, "BMP", 54 + 4 * (size_t)i, "the mask %08x of colour %d", m, i + 1);
     }
 }
 
@@ -142,7 +142,7 @@ void bmp_pixels(Image out, const Parsed *p, File f)
     }
 }
 
-/* === PNM ======================================================================================= */
+/* === PNM ====================================================================================== */
 
 typedef struct { File f; size_t pos; } Cursor;
 

@@ -5,8 +5,9 @@
  *
  * Easy to get wrong:
  *   - "BM" and "P5" also begin texts: the next bytes must fit as well.
- *   - EXIF is a TIFF file in a nutshell: offsets that point anywhere, two byte orders. Only the first
- *     directory is read, nothing is followed, and whatever does not fit means "not rotated". */
+ *   - EXIF is a TIFF file in a nutshell: offsets that point anywhere, two byte orders. Only the
+ *     first directory is read, nothing is followed, and whatever does not fit means "not rotated".
+ *     */
 #include <string.h>
 #include <unistd.h>
 
@@ -47,7 +48,7 @@ bool image_is_picture(const uint8_t *bytes, size_t n)
     return image_format(bytes, n) != NO_PICTURE;
 }
 
-/* === Failures ================================================================================== */
+/* === Failures ================================================================================= */
 
 /* What a file is that mm does not read; NULL if it is none of these. */
 static const char *foreign(const uint8_t *bytes, size_t n)
@@ -57,8 +58,9 @@ static const char *foreign(const uint8_t *bytes, size_t n)
         { 4, "ftypavif", "AVIF" }, { 4, "ftypavis", "AVIF" }, { 4, "ftyphei", "HEIC" },
         { 4, "ftyphev", "HEIC" }, { 4, "ftypmif1", "HEIC" }, { 4, "ftypmsf1", "HEIC" },
         { 4, "JXL \r\n\x87\n", "JPEG XL" }, { 0, "\xff\x0a", "JPEG XL" },
-        { 4, "jP  \r\n\x87\n", "JPEG 2000" }, { 0, "qoif", "QOI" }, { 0, "#?RADIANCE", "Radiance HDR" },
-        { 0, "v/1\x01", "OpenEXR" }, { 0, "<svg", "SVG" }, { 0, "farbfeld", "farbfeld" },
+        { 4, "jP  \r\n\x87\n", "JPEG 2000" }, { 0, "qoif", "QOI" },
+        { 0, "#?RADIANCE", "Radiance HDR" }, { 0, "v/1\x01", "OpenEXR" }, { 0, "<svg", "SVG" },
+        { 0, "farbfeld", "farbfeld" },
     };
     for (size_t i = 0; i < sizeof KNOWN / sizeof *KNOWN; i++)
         if (n >= KNOWN[i].at && starts(bytes + KNOWN[i].at, n - KNOWN[i].at, KNOWN[i].magic,
@@ -97,8 +99,8 @@ _Noreturn void image_unknown(File f)
 {
     const char *format = foreign(f.bytes, f.n);
     if (format)
-        fail("image.format", conversion(f, format), "%s: a %s file; mm reads JPEG, PNG, BMP and PNM",
-             quoted(f.name), format);
+        fail("image.format", conversion(f, format), "%s: a %s file; mm reads JPEG, PNG, BMP "
+             "and PNM", quoted(f.name), format);
     size_t blank = 0;
     while (blank < f.n && f.bytes[blank] && strchr(" \t\r\n", f.bytes[blank]))
         blank++;
@@ -131,7 +133,7 @@ _Noreturn void image_corrupt(File f, const char *format, size_t at, const char *
          "%s: damaged %s at byte %zu: %s", quoted(f.name), format, at, what);
 }
 
-/* === Limits ==================================================================================== */
+/* === Limits =================================================================================== */
 
 void image_check_size(File f, const char *format, int64_t w, int64_t h)
 {
@@ -158,7 +160,7 @@ void image_check_memory(File f, size_t bytes)
              "%zu MB", quoted(f.name), bytes >> 20, half >> 20);
 }
 
-/* === EXIF ====================================================================================== */
+/* === EXIF ===================================================================================== */
 
 int exif_orientation(const uint8_t *tiff, size_t n)
 {
@@ -173,7 +175,8 @@ int exif_orientation(const uint8_t *tiff, size_t n)
     const uint8_t *entry = tiff + at + 2;
     size_t count = big ? be16(tiff + at) : le16(tiff + at), fit = (n - at - 2) / 12;
     for (size_t i = 0; i < count && i < fit; i++, entry += 12) {
-        uint32_t tag = big ? be16(entry) : le16(entry), type = big ? be16(entry + 2) : le16(entry + 2);
+        uint32_t tag = big ? be16(entry) : le16(entry);
+        uint32_t type = big ? be16(entry + 2) : le16(entry + 2);
         if (tag != 0x0112)
             continue;
         uint32_t v = type == 3 ? (big ? be16(entry + 8) : le16(entry + 8))      /* SHORT */

@@ -11,8 +11,8 @@
  * exceptions of CLI.md 3.1, of which 16-bit grey by its high byte is the one that shows.
  *
  * Easy to get wrong:
- *   - convert("RGB") drops the alpha channel, it does not composite: what shines through is whatever
- *     colour the transparent pixels happen to have.
+ *   - convert("RGB") drops the alpha channel, it does not composite: what shines through is
+ *     whatever colour the transparent pixels happen to have.
  *   - Orientations 5 to 8 exchange width and height. 6 is what phones write for portraits.
  *   - The centre crop of an odd difference: the reference rounds down when it cuts, and up when it
  *     pads (image_transforms.center_crop). */
@@ -59,7 +59,7 @@ size_t image_pnm_length(const char *name, const uint8_t *bytes, size_t n, ImageO
     return pnm_parse(&p, f) ? p.end : 0;
 }
 
-/* === Pixels ==================================================================================== */
+/* === Pixels =================================================================================== */
 
 static void decode_with_stb(Image out, const Parsed *p, File f, Format format)
 {
@@ -82,8 +82,8 @@ static void decode_with_stb(Image out, const Parsed *p, File f, Format format)
 static void upright(Image out, Image in, int orientation)
 {
     bool    swap = orientation >= 5;
-    bool    from_right = orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8;
-    bool    from_bottom = orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7;
+    bool    from_right = strchr("\2\3\7\10", orientation) != NULL;
+    bool    from_bottom = strchr("\3\4\6\7", orientation) != NULL;
     uint8_t *o = out.rgb;
     for (int y = 0; y < out.h; y++)
         for (int x = 0; x < out.w; x++, o += 3) {
@@ -122,7 +122,7 @@ Image image_decode(const char *name, const uint8_t *bytes, size_t n, ImageOption
     return out;
 }
 
-/* === Crop ====================================================================================== */
+/* === Crop ===================================================================================== */
 
 /* Copies what of `in` falls into out when its corner is at (left, top) of the output. */
 static void paste(Image out, Image in, int left, int top)

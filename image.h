@@ -1,5 +1,5 @@
-/* image.h -- what the picture files (image.c, formats.c, jpeg.c, png.c, bitmap.c, stb_image.c) share
- * among themselves. Everybody else includes mm.h. */
+/* image.h -- what the picture files (image.c, formats.c, jpeg.c, png.c, bitmap.c, stb_image.c)
+ * share among themselves. Everybody else includes mm.h. */
 #ifndef IMAGE_H
 #define IMAGE_H
 
@@ -12,7 +12,7 @@ typedef enum { NO_PICTURE, JPEG, PNG, BMP, PNM } Format;
 /* What the components of a JPEG mean. */
 typedef enum { JPEG_GREY, JPEG_YCC, JPEG_RGB, JPEG_CMYK, JPEG_YCCK } JpegColor;
 
-/* The samples of one component: w x h of them, rows `stride` apart; one for h_step x v_step pixels. */
+/* The samples of one component: w x h, rows `stride` apart; one for h_step x v_step pixels. */
 typedef struct { const uint8_t *data; int w, h, stride, h_step, v_step; } JpegPlane;
 
 /* A file in memory, with what is asked of it. */
@@ -46,7 +46,7 @@ typedef struct {
     uint8_t        palette[256][3];  /* BMP */
 } Parsed;
 
-/* === formats.c ================================================================================= */
+/* === formats.c ================================================================================ */
 
 Format image_format(const uint8_t *bytes, size_t n);         /* by the first bytes */
 /* Fails: says what the file is, if that can be told, and how to make a PNG of it. */
@@ -67,7 +67,7 @@ static inline uint32_t be32(const uint8_t *p) { return be16(p) << 16 | be16(p + 
 static inline uint32_t le16(const uint8_t *p) { return (uint32_t)p[1] << 8 | p[0]; }
 static inline uint32_t le32(const uint8_t *p) { return le16(p + 2) << 16 | le16(p); }
 
-/* === jpeg.c, png.c, bitmap.c =================================================================== */
+/* === jpeg.c, png.c, bitmap.c ================================================================== */
 
 void  jpeg_parse(Parsed *p, File f);
 void  png_parse(Parsed *p, File f);
@@ -79,10 +79,11 @@ void  jpeg_pixels(Image out, const JpegPlane *planes, JpegColor color);
 void  bmp_pixels(Image out, const Parsed *p, File f);
 void  pnm_pixels(Image out, const Parsed *p, File f);
 
-/* === stb_image.c =============================================================================== */
+/* === stb_image.c ============================================================================== */
 
 /* Decodes a PNG to RGB, in scratch, within `memory` bytes. NULL, and *reason, if it cannot. */
-uint8_t *stb_png(const uint8_t *bytes, size_t n, size_t memory, int *w, int *h, const char **reason);
+uint8_t *stb_png(const uint8_t *bytes, size_t n, size_t memory, int *w, int *h,
+                 const char **reason);
 /* Decodes a JPEG to its planes, likewise; false, and *reason, if it cannot. */
 bool     stb_jpeg(JpegPlane plane[4], const uint8_t *bytes, size_t n, size_t memory,
                   const char **reason);

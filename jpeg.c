@@ -1,26 +1,26 @@
-/* jpeg.c -- checks the structure of a JPEG file, puts a clean one together for the decoder, and turns
- * what that decodes into pixels.
+/* jpeg.c -- checks the structure of a JPEG file, puts a clean one together for the decoder, and
+ * turns what that decodes into pixels.
  *
  *   SOI, segments (marker FF xx, length, body), SOS header + entropy-coded data, ..., EOI
  *
  * ITU T.81 annex B. The walk goes through the whole file up to the end-of-image marker, so that a
  * file that was cut off is told before anything is decoded (decoders fill the rest with grey). What
- * is kept: SOF, DQT, DHT, DRI, SOS with its data. All else (thumbnails, profiles, comments, padding)
- * is left out of the clean copy.
+ * is kept: SOF, DQT, DHT, DRI, SOS with its data. All else (thumbnails, profiles, comments,
+ * padding) is left out of the clean copy.
  *
  *   clean copy -> stb_image: Huffman decoding -> blocks of 8x8 coefficients
  *              -> jpeg_idct -> a plane of bytes for each component -> upsampled -> RGB
  *
- * The last line is written here and not taken from stb_image, because the arithmetic is then that of
- * libjpeg, bit for bit (its "islow" transform, "fancy" upsampling and colour tables, which is what
- * PIL uses), while stb's own is up to 11 levels away from it.
+ * The last line is written here and not taken from stb_image, because the arithmetic is then that
+ * of libjpeg, bit for bit (its "islow" transform, "fancy" upsampling and colour tables, which is
+ * what PIL uses), while stb's own is up to 11 levels away from it.
  *
  * Easy to get wrong:
  *   - In entropy-coded data FF 00 is a byte FF, FF D0..D7 are restarts, FF FF is filling; any other
  *     FF xx ends it. Thumbnails hide in APP1 segments: only lengths skip them safely.
  *   - What follows EOI (a second picture in phones' files) does not matter.
- *   - In what the colours are told by: JFIF says YCbCr; else Adobe's marker says; else the names of
- *     the components. Four components are CMYK, stored inverted, as Adobe does.
+ *   - Whether three components are YCbCr or RGB: YCbCr if there is a JFIF segment; else what
+ *     Adobe's segment says; else RGB if they are named so. Four are CMYK, inverted, as Adobe does.
  *   - The last column of a component is the last real one, not the last of its last block.
  *   - libjpeg forbids the code of all ones; files rely on readers that accept what libjpeg accepts,
  *     not what the standard says. */
@@ -66,7 +66,7 @@ static void keep_part(Walk *w, const uint8_t *bytes, size_t n)
 /* Position in the file, for messages. */
 static size_t at(const Walk *w, const uint8_t *p) { return (size_t)(p - w->f.bytes); }
 
-/* === Segments: s is the body, n its length ===================================================== */
+/* === Segments: s is the body, n its length ==================================================== */
 
 static void check_dqt(Walk *w, const uint8_t *s, size_t n)
 {
@@ -74,7 +74,8 @@ static void check_dqt(Walk *w, const uint8_t *s, size_t n)
         int    table = s[0] & 15, wide = s[0] >> 4;
         size_t size = wide ? 129 : 65;
         if (table > 3 || wide > 1 || size > n)
-            image_corrupt(w->f, "JPEG", at(w, s), "quantisation table %d of %d bits", table, 8 << wide);
+            image_corrupt(w->f, "JPEG", at(w, s), "quantisation table %d of %d bits", table,
+                          8 << wide);
         w->dqt[table] = true;
         s += size;
         n -= size;
@@ -125,8 +126,8 @@ static void check_frame(Walk *w, int marker, const uint8_t *s, size_t n)
         Component *c = &w->c[i];
         *c = (Component){ .id = e[0], .h = e[1] >> 4, .v = e[1] & 15, .table = e[2] };
         if (c->h < 1 || c->h > 4 || c->v < 1 || c->v > 4 || c->table > 3)
-            image_corrupt(w->f, "JPEG", at(w, e), "component %d with sampling %dx%d, table %d", i + 1,
-                          c->h, c->v, c->table);
+            image_corrupt(w->f, "JPEG", at(w, e), "component %d with sampling %dx%d, table %d",
+                          i + 1, c->h, c->v, c->table);
         h_max = c->h > h_max ? c->h : h_max;
         v_max = c->v > v_max ? c->v : v_max;
     }
@@ -157,17 +158,17 @@ static void check_scan(Walk *w, const uint8_t *s, size_t n)
             if (w->c[k].id == id)
                 c = &w->c[k];
         if (!c)
-            image_corrupt(w->f, "JPEG", at(w, s), "a scan of component %d, which the frame lacks", id);
+            image_corrupt(w->f, "JPEG", at(w, s), "a scan of component %d, not in the frame", id);
         if (t >> 4 > 3 || (t & 15) > 3 || (dc && !w->dc[t >> 4]) || (ac && !w->ac[t & 15]))
-            image_corrupt(w->f, "JPEG", at(w, s), "a scan with Huffman tables %d and %d, not defined",
-                          t >> 4, t & 15);
+            image_corrupt(w->f, "JPEG", at(w, s), "a scan with Huffman tables %d and %d: "
+                          "not defined", t >> 4, t & 15);
         if (!w->dqt[c->table])
             image_corrupt(w->f, "JPEG", at(w, s), "quantisation table %d is not defined", c->table);
         c->seen |= first == 0;
     }
 }
 
-/* === The walk ================================================================================== */
+/* === The walk ================================================================================= */
 
 /* Steps over entropy-coded data; pos is then at the FF of the marker that ends it. */
 static void skip_entropy(Walk *w)
@@ -216,7 +217,8 @@ static void segment(Walk *w, Parsed *p, int marker, const uint8_t *s, size_t n)
     else if (marker == DHT)
         check_dht(w, s, n);
     else if (marker >= SOF0 && marker <= 0xCF && marker != DAC)
-        image_unsupported(w->f, marker == 0xC3 ? "lossless JPEG" : "arithmetic or hierarchical JPEG");
+        image_unsupported(w->f, marker == 0xC3 ? "lossless JPEG"
+                                               : "arithmetic or hierarchical JPEG");
     else if (marker == DQT)
         check_dqt(w, s, n);
     else if (marker == SOS)
@@ -256,7 +258,7 @@ static void check_complete(const Walk *w)
             image_corrupt(w->f, "JPEG", w->pos, "it ends without component %d of %d", i + 1,
                           w->n_components);
     uint64_t n_blocks = (uint64_t)((w->w + 7) / 8) * (uint64_t)((w->h + 7) / 8);
-    uint64_t sampled = n_blocks / 16;    /* component 1 may have a quarter of the samples each way */
+    uint64_t sampled = n_blocks / 16;    /* component 1 may be a quarter as wide and high */
     if (8 * w->n_entropy < sampled)
         image_corrupt(w->f, "JPEG", w->pos, "%llu bytes of data cannot hold %d x %d pixels",
                       (unsigned long long)w->n_entropy, w->w, w->h);
@@ -323,23 +325,24 @@ void jpeg_parse(Parsed *p, File f)
     p->color = color_of(&w);
 }
 
-/* === From coefficients to samples ============================================================== */
+/* === From coefficients to samples ============================================================= */
 
 /* Eight coefficients to eight samples of one dimension, as libjpeg's jidctint.c, after Loeffler,
- * Ligtenberg and Moschytz. Constants have 13 fractional bits. (Damaged coefficients may wrap.) */
-static inline void idct_1d(int32_t out[8], const int32_t in[8])
+ * Ligtenberg and Moschytz. Constants have 13 fractional bits. Unsigned, as damaged ones may
+ * wrap. */
+static inline void idct_1d(uint32_t out[8], const uint32_t in[8])
 {
-    int32_t z1 = (in[2] + in[6]) * 4433;                             /* even part */
-    int32_t t2 = z1 - in[6] * 15137, t3 = z1 + in[2] * 6270;
-    int32_t t0 = (in[0] + in[4]) * 8192, t1 = (in[0] - in[4]) * 8192;
-    int32_t a0 = t0 + t3, a3 = t0 - t3, a1 = t1 + t2, a2 = t1 - t2;
+    uint32_t z1 = (in[2] + in[6]) * 4433;                             /* even part */
+    uint32_t t2 = z1 - in[6] * 15137, t3 = z1 + in[2] * 6270;
+    uint32_t t0 = (in[0] + in[4]) * 8192, t1 = (in[0] - in[4]) * 8192;
+    uint32_t a0 = t0 + t3, a3 = t0 - t3, a1 = t1 + t2, a2 = t1 - t2;
 
-    int32_t p0 = in[7], p1 = in[5], p2 = in[3], p3 = in[1];          /* odd part */
-    int32_t y1 = p0 + p3, y2 = p1 + p2, y3 = p0 + p2, y4 = p1 + p3, y5 = (y3 + y4) * 9633;
-    y1 *= -7373;
-    y2 *= -20995;
-    y3 = y3 * -16069 + y5;
-    y4 = y4 * -3196 + y5;
+    uint32_t p0 = in[7], p1 = in[5], p2 = in[3], p3 = in[1];          /* odd part */
+    uint32_t y1 = p0 + p3, y2 = p1 + p2, y3 = p0 + p2, y4 = p1 + p3, y5 = (y3 + y4) * 9633;
+    y1 *= (uint32_t)-7373;
+    y2 *= (uint32_t)-20995;
+    y3 = y3 * (uint32_t)-16069 + y5;
+    y4 = y4 * (uint32_t)-3196 + y5;
     p0 = p0 * 2446 + y1 + y3;
     p1 = p1 * 16819 + y2 + y4;
     p2 = p2 * 25172 + y2 + y3;
@@ -356,8 +359,8 @@ static inline uint8_t clamp8(int32_t v) { return v < 0 ? 0 : v > 255 ? 255 : (ui
 /* A block of coefficients, row by row, to 8x8 samples: columns first, then rows. */
 void jpeg_idct(uint8_t *out, int stride, short data[64])
 {
-    int32_t mid[64], in[8], sum[8];
-    int     any = 0;
+    uint32_t mid[64], in[8], sum[8];
+    int      any = 0;
     for (int i = 1; i < 64; i++)
         any |= data[i];
     if (!any) {                                              /* the mean alone: frequent */
@@ -368,19 +371,19 @@ void jpeg_idct(uint8_t *out, int stride, short data[64])
     }
     for (int x = 0; x < 8; x++) {
         for (int i = 0; i < 8; i++)
-            in[i] = data[8 * i + x];
+            in[i] = (uint32_t)data[8 * i + x];
         idct_1d(sum, in);
         for (int i = 0; i < 8; i++)
-            mid[8 * i + x] = (sum[i] + (1 << 10)) >> 11;     /* two fractional bits are kept */
+            mid[8 * i + x] = (uint32_t)((int32_t)(sum[i] + (1 << 10)) >> 11);    /* 2 bits kept */
     }
     for (int y = 0; y < 8; y++, out += stride) {
         idct_1d(sum, mid + 8 * y);
         for (int i = 0; i < 8; i++)
-            out[i] = clamp8(((sum[i] + (1 << 17)) >> 18) + 128);
+            out[i] = clamp8(((int32_t)(sum[i] + (1 << 17)) >> 18) + 128);
     }
 }
 
-/* === From samples to pixels ==================================================================== */
+/* === From samples to pixels =================================================================== */
 
 /* Twice as wide, each output three parts the nearer and one part the farther sample. */
 static void upsample_h2v1(uint8_t *out, const uint8_t *a, int n)
@@ -433,7 +436,8 @@ static const uint8_t *upsample(uint8_t *buffer, const JpegPlane *p, int y)
 }
 
 /* ITU-R BT.601, 16 fractional bits, each product rounded as libjpeg's tables are. */
-static void ycc_to_rgb(uint8_t *out, const uint8_t *luma, const uint8_t *blue, const uint8_t *red, int n)
+static void ycc_to_rgb(uint8_t *out, const uint8_t *luma, const uint8_t *blue, const uint8_t *red,
+                       int n)
 {
     for (int i = 0; i < n; i++, out += 3) {
         int32_t y = luma[i], cb = blue[i] - 128, cr = red[i] - 128;

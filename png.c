@@ -2,10 +2,10 @@
  *
  *   signature, chunks (length, type, body, CRC): IHDR first, PLTE, IDAT ..., IEND last
  *
- * PNG, third edition (W3C). Every chunk is walked over up to IEND, so that a file that was cut off is
- * told before anything is decoded. The clean copy has the header, one palette of 256 entries (black
- * where the file has none: as in PIL), all image data as one IDAT, and the end. Transparency is left
- * out, as mm drops it (CLI.md 3.1); so are gamma, profiles, animation.
+ * PNG, third edition (W3C). Every chunk is walked over up to IEND, so that a file that was cut off
+ * is told before anything is decoded. The clean copy has the header, one palette of 256 entries
+ * (black where the file has none: as in PIL), all image data as one IDAT, and the end. Transparency
+ * is left out, as mm drops it (CLI.md 3.1); so are gamma, profiles, animation.
  *
  * Easy to get wrong:
  *   - A wrong CRC damns the file only in chunks that matter; elsewhere the chunk is passed over.
@@ -32,7 +32,7 @@ typedef struct {
     uint32_t crc_table[256];
 } Walk;
 
-/* === CRC ======================================================================================= */
+/* === CRC ====================================================================================== */
 
 static void make_crc_table(uint32_t *table)
 {
@@ -52,7 +52,7 @@ static uint32_t crc(const uint32_t *table, const uint8_t *bytes, size_t n)
     return ~c;
 }
 
-/* === Chunks: s is the body, n its length ======================================================= */
+/* === Chunks: s is the body, n its length ====================================================== */
 
 static void header_chunk(Walk *w, const uint8_t *s, size_t n)
 {
@@ -103,8 +103,9 @@ static void add_char(Walk *w, unsigned c)
     }
 }
 
-/* A line "key: value"; line ends inside are shown as \n. Bytes of an iTXt value stay as they are. */
-static void add_text(Walk *w, const uint8_t *key, size_t n_key, const uint8_t *s, size_t n, bool utf8)
+/* A line "key: value"; line ends inside are shown as \n. An iTXt value is UTF-8 already. */
+static void add_text(Walk *w, const uint8_t *key, size_t n_key, const uint8_t *s, size_t n,
+                     bool utf8)
 {
     if (!w->text)
         w->text = scratch_bytes(MAX_TEXT);
@@ -147,7 +148,7 @@ static void text_chunk(Walk *w, const uint8_t *s, size_t n, bool international)
     add_text(w, s, (size_t)(key_end - s), v, (size_t)(end - v), international);
 }
 
-/* === The walk ================================================================================== */
+/* === The walk ================================================================================= */
 
 /* Calls for each chunk what belongs to it; ends at IEND. Fills p->exif. */
 static void walk(Walk *w, Parsed *p)
@@ -172,7 +173,8 @@ static void walk(Walk *w, Parsed *p)
             image_corrupt(w->f, "PNG", pos, "it does not begin with an IHDR chunk");
         bool intact = crc(w->crc_table, b + pos + 4, n + 4) == be32(s + n);
         if (vital && !intact)
-            image_corrupt(w->f, "PNG", pos, "the CRC of chunk %.4s is wrong", (const char *)b + pos + 4);
+            image_corrupt(w->f, "PNG", pos, "the CRC of chunk %.4s is wrong",
+                          (const char *)b + pos + 4);
 
         if (type == TYPE("IHDR"))
             header_chunk(w, s, n);
@@ -194,7 +196,7 @@ static void walk(Walk *w, Parsed *p)
     }
 }
 
-/* === The clean copy ============================================================================ */
+/* === The clean copy =========================================================================== */
 
 static uint8_t *put_chunk(uint8_t *out, const char *type, size_t n)
 {
@@ -251,7 +253,8 @@ static size_t inflated_size(const Walk *w)
  * to RGB and to 8 bits. One doubling is allowed for: files with a few bytes too many exist. */
 static size_t memory_needed(const Walk *w)
 {
-    size_t pixels = (size_t)w->w * w->h, sample = w->bits == 16 ? 2 : 1, inflated = inflated_size(w);
+    size_t pixels = (size_t)w->w * w->h, sample = w->bits == 16 ? 2 : 1;
+    size_t inflated = inflated_size(w);
     size_t planes = pixels * w->channels * sample * (w->interlaced ? 2 : 1);
     return inflated * (w->interlaced ? 8 : 3) + planes + pixels * 3 * (sample + 1) + w->n_data
          + (1 << 16);

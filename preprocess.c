@@ -1,4 +1,5 @@
-/* preprocess.c -- from a picture to the numbers a model takes, as its preprocessor_config.json says.
+/* preprocess.c -- from a picture to the numbers a model takes, as its preprocessor_config.json
+ * says.
  *
  *   [h, w, 3] u8 -> resize -> centre crop -> * rescale_factor -> (x - mean) / std -> [h, w, 3] F32
  *
@@ -7,8 +8,8 @@
  * do_rescale and do_normalize; a key that is absent or null takes the class's standard.
  *
  * Easy to get wrong:
- *   - Arithmetic, to the last bit: u8 * factor in double, rounded to float; then minus mean, divided
- *     by std, in float. As there are 256 levels, that is a table for each channel.
+ *   - Arithmetic, to the last bit: u8 * factor in double, rounded to float; then minus mean,
+ *     divided by std, in float. As there are 256 levels, that is a table for each channel.
  *   - "size": 224 means the shorter edge for CLIP and a square for BLIP (default_to_square).
  *   - The longer edge is cut to an integer, not rounded: 224 * 640 / 427 = 335.7 is 335.
  *   - Where the crop is larger than the picture it is padded with black before normalising.
@@ -44,7 +45,7 @@ Preprocess preprocess_blip(int size)
     return p;
 }
 
-/* === Reading the configuration ================================================================= */
+/* === Reading the configuration ================================================================ */
 
 /* N, [height, width] or {"height": .., "width": ..}. Returns false if it is none of these. */
 static bool read_sides(Json j, int *w, int *h)
@@ -146,7 +147,7 @@ Preprocess preprocess_load(const char *dir, Preprocess standard)
     return p;
 }
 
-/* === The steps ================================================================================= */
+/* === The steps ================================================================================ */
 
 static Image resized(Image in, const Preprocess *p)
 {

@@ -28,7 +28,7 @@
 
 enum { BITS = 22 };                  /* Pillow's PRECISION_BITS: 32 - 8 - 2 */
 
-/* === The filters =============================================================================== */
+/* === The filters ============================================================================== */
 
 static double sinc(double x)
 {
@@ -84,7 +84,7 @@ static const struct { double (*weight)(double x), support; } FILTERS[] = {
     [HAMMING]  = { hamming,  1.0 },
 };
 
-/* === Weights of one axis ======================================================================= */
+/* === Weights of one axis ====================================================================== */
 
 typedef struct { int first, n; const int32_t *q; } Tap;     /* out = sum of q[k] * in[first + k] */
 
@@ -118,7 +118,7 @@ static Tap *axis_taps(int n, int m, Filter f)
     return taps;
 }
 
-/* === The two passes ============================================================================ */
+/* === The two passes =========================================================================== */
 
 typedef struct {
     const uint8_t *in;
@@ -229,7 +229,7 @@ static bool vertical_first(Image in, int w, int h)
     return in.h > h && (int64_t)in.h - h > 2 * ((int64_t)in.w - w);
 }
 
-/* === Nearest neighbour ========================================================================= */
+/* === Nearest neighbour ======================================================================== */
 
 static int *nearest_axis(int n, int m)
 {

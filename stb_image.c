@@ -5,13 +5,14 @@
  *
  *   - Only its JPEG and PNG readers are compiled. BMP and PNM are read by bitmap.c. Of JPEG it does
  *     the Huffman decoding; transform, upsampling and colours are jpeg.c's, which are libjpeg's.
- *   - It never sees a file. jpeg.c and png.c check the structure of a picture and put together a new
- *     one of the checked parts: no chunk, segment or table that stb would have to distrust.
- *   - It gets its memory from scratch, zeroed, and only as much as the picture's size explains. What
- *     would grow beyond that (a deflate bomb) fails. With scratch nothing can be freed twice, used
- *     after it was freed (until the caller resets scratch), or leak when something fails.
- *   - The sums of a JPEG's damaged coefficients may wrap, and shifts by too much occur when its data
- *     end early; the Makefile compiles this file with -fwrapv, and the values end as pixels only.
+ *   - It never sees a file. jpeg.c and png.c check the structure of a picture and put together a
+ *     new one of the checked parts: no chunk, segment or table that stb would have to distrust.
+ *   - It gets its memory from scratch, zeroed, and only as much as the picture's size explains.
+ *     What would grow beyond that (a deflate bomb) fails. With scratch nothing can be freed twice,
+ *     used after it was freed (until the caller resets scratch), or leak when something fails.
+ *   - The sums of a JPEG's damaged coefficients may wrap, and shifts by too much occur when its
+ *     data end early; the Makefile compiles this file with -fwrapv, and the values end as pixels
+ *     only.
  *
  * Known troubles of 2.27 and 2.28 in these two readers, and where they end: too many Huffman codes
  * (jpeg.c counts them), tables used before they are defined (jpeg.c demands them), palette entries
@@ -72,7 +73,8 @@ uint8_t *stb_png(const uint8_t *bytes, size_t n, size_t memory, int *w, int *h, 
 }
 
 /* The first half of stbi__jpeg_load: up to the planes, with libjpeg's transform. */
-bool stb_jpeg(JpegPlane plane[4], const uint8_t *bytes, size_t n, size_t memory, const char **reason)
+bool stb_jpeg(JpegPlane plane[4], const uint8_t *bytes, size_t n, size_t memory,
+              const char **reason)
 {
     stbi__context s;
     memory_left = memory;

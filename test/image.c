@@ -23,7 +23,7 @@ static bool check(bool ok, const char *what, const char *detail)
     return ok;
 }
 
-/* === Small tools =============================================================================== */
+/* === Small tools ============================================================================== */
 
 static uint8_t *read_file(const char *path, size_t *n)
 {
@@ -103,7 +103,7 @@ static const char *assets(void)
     return getenv("MM_ASSETS") ? getenv("MM_ASSETS") : "../shared/assets";
 }
 
-/* === Resampling ================================================================================ */
+/* === Resampling =============================================================================== */
 
 static void test_resize(void)
 {
@@ -113,8 +113,8 @@ static void test_resize(void)
         uint32_t want = (uint32_t)strtoul(s + used, &s, 16);
         size_t   mark = scratch_mark();
         uint32_t got = fnv_image(image_resize(lcg_image(w, h), w2, h2, (Filter)f));
-        check(got == want, "resize", scratch_string("%dx%d to %dx%d, filter %d: %08x, Pillow %08x", w,
-                                                    h, w2, h2, f, got, want));
+        check(got == want, "resize", scratch_string("%dx%d to %dx%d, filter %d: %08x, Pillow "
+                                                    "%08x", w, h, w2, h2, f, got, want));
         vertical_first += f != NEAREST && h > h2 && h - h2 > 2 * (w - w2) && w != w2;
         scratch_reset(mark);
     }
@@ -122,7 +122,7 @@ static void test_resize(void)
     free(all);
 }
 
-/* === Decoding ================================================================================== */
+/* === Decoding ================================================================================= */
 
 static bool last_byte_counts(const char *name)
 {
@@ -134,14 +134,14 @@ static void test_cut(const char *name, const uint8_t *bytes, size_t n)
 {
     size_t end = n;
     if (!strcmp(name, "jpeg-trailing")) end -= 11;           /* what follows the picture */
-    if (!last_byte_counts(name))                             /* digits of the last number, line end */
+    if (!last_byte_counts(name))                             /* the last number may be shorter */
         while (end > 0 && bytes[end - 1] != ' ' && (end == n || bytes[end - 1] != '\n')) end--;
-    if (!strncmp(name, "bmp", 3)) end -= 3;                  /* the last row's padding is optional */
+    if (!strncmp(name, "bmp", 3)) end -= 3;              /* the last row's padding is optional */
     for (size_t cut = 0; cut < end; cut++) {
         size_t      mark = scratch_mark();
         uint8_t    *copy = memcpy(malloc(cut + 1), bytes, cut);
         const char *code = decode(NULL, copy, cut, (ImageOptions){ 0 });
-        bool ok = cut == 0 ? !strcmp(code, "image.empty") : cut < 18 && !strcmp(code, "image.format");
+        bool ok = !strcmp(code, cut ? "image.format" : "image.empty") && cut < 18;
         if (!ok && strcmp(code, "image.truncated"))
             check(false, name, scratch_string("cut at %zu of %zu: \"%s\"", cut, n, code));
         free(copy);
@@ -222,12 +222,14 @@ static void test_assets(void)
     free(all);
 }
 
-/* === What is refused, and with which words ===================================================== */
+/* === What is refused, and with which words ==================================================== */
 
-static void refused(const char *bytes, size_t n, ImageOptions o, const char *code, const char *words)
+static void refused(const char *bytes, size_t n, ImageOptions o, const char *code,
+                    const char *words)
 {
     const char *got = decode(NULL, (const uint8_t *)bytes, n, o);
-    bool ok = !strcmp(got, code) && (strstr(item_error.msg, words) || strstr(item_error.hint, words));
+    bool ok = !strcmp(got, code)
+           && (strstr(item_error.msg, words) || strstr(item_error.hint, words));
     check(ok, words, *got ? scratch_string("%s: %s (%s)", got, item_error.msg, item_error.hint)
                           : "decoded");
 }
@@ -257,7 +259,8 @@ static void test_refused(void)
     REFUSED("P6\n1 1\n65536\n...", "image.corrupt", "the largest value is 65536; at most 65535");
     REFUSED("P6\n1 1\n0\n...", "image.corrupt", "the largest value is 0");
     REFUSED("P3\n1 1\n15\n1 16 2\n", "image.corrupt", "byte 12: a sample is 16; at most 15");
-    REFUSED("P6\n2 2\n255\n0123456789A", "image.truncated", "ends at byte 22, before the last pixel");
+    REFUSED("P6\n2 2\n255\n0123456789A", "image.truncated",
+            "ends at byte 22, before the last pixel");
     refused("P6 3 3 255 ", 11, (ImageOptions){ .max_pixels = 8 }, "image.toobig", "limit of 8");
     REFUSED("\xff\xd8\xff\xe0\0\x10JFIF", "image.truncated", "JPEG data ends at byte 10");
     REFUSED("\xff\xd8\xff\xd9", "image.corrupt", "it ends without a picture");
@@ -265,12 +268,14 @@ static void test_refused(void)
             "without a picture");
     REFUSED("\xff\xd8\xff\xc9\0\x0b\x08\0\1\0\1\1\1\x11\0\xff\xd9", "image.format", "arithmetic");
     REFUSED("\xff\xd8\xff\xc0\0\x0b\x0c\0\1\0\1\1\1\x11\0\xff\xd9", "image.format", "12 bits");
-    REFUSED("\xff\xd8\xff\xc0\0\x0b\x08\xff\xff\xff\xff\1\1\x11\0\xff\xd9", "image.toobig", "limit");
+    REFUSED("\xff\xd8\xff\xc0\0\x0b\x08\xff\xff\xff\xff\1\1\x11\0\xff\xd9", "image.toobig",
+            "limit");
     REFUSED("\xff\xd8\xff\xc4\0\x14\0\3\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\1\2\xff\xd9", "image.corrupt",
             "too many codes");
     REFUSED("\xff\xd8\xff\xdb\0\x03\x04\xff\xd9", "image.corrupt", "quantisation table 4");
     REFUSED("\x89PNG\r\n\x1a\n\0\0\0\4CgBI\0\0\0\0\0\0\0\0", "image.format", "Apple's own variant");
-    REFUSED("\x89PNG\r\n\x1a\n\0\0\0\0IDAT\0\0\0\0", "image.corrupt", "does not begin with an IHDR");
+    REFUSED("\x89PNG\r\n\x1a\n\0\0\0\0IDAT\0\0\0\0", "image.corrupt",
+            "does not begin with an IHDR");
 }
 
 /* A PNG of zeros that promises `claimed` rows and holds data for `rows`: bombs and gaps. */
@@ -314,8 +319,8 @@ static size_t make_bomb(uint8_t *out, size_t n_matches)
     out[1] = 0x01;
 #define PUT(v, n) for (at = 0; at < (n); at++, bit++) out[bit / 8] |= ((v) >> at & 1) << bit % 8
     PUT(3u, 3u);                                     /* last block, fixed codes */
-    PUT(0x0Cu, 8u);                                  /* literal 0: code 00110000, from its top bit */
-    for (size_t i = 0; i < n_matches; i++) PUT(0xA3u, 13u);      /* 285: 11000101 reversed; dist 0 */
+    PUT(0x0Cu, 8u);                                  /* literal 0: 00110000, top bit first */
+    for (size_t i = 0; i < n_matches; i++) PUT(0xA3u, 13u);  /* 285: 11000101; dist 0 */
     PUT(0u, 7u);                                     /* end of block */
 #undef PUT
     return bit / 8 + 5;
@@ -328,7 +333,7 @@ static void test_bombs(void)
     size_t before = scratch_mark();
     refused((char *)png, n, (ImageOptions){ 0 }, "image.corrupt", "damaged PNG");
     check(scratch_mark() - before < 4 << 20, "deflate bomb", "took too much memory");
-    n = make_png(png, 257, 100, data, make_bomb(data, 100));         /* exactly right: 1 + 257 a row */
+    n = make_png(png, 257, 100, data, make_bomb(data, 100));     /* exactly right: 1 + 257 a row */
     const char *code = decode(NULL, png, n, (ImageOptions){ 0 });
     check(!*code, "a PNG of zeros", item_error.msg);
     n = make_png(png, 257, 101, data, make_bomb(data, 100));         /* a row is missing */
@@ -343,16 +348,17 @@ static void test_stream(void)
     const size_t want[] = { 17, 18, 15, 0 };
     size_t at = 0;
     for (int i = 0; i < 4; i++) {
-        size_t n = image_pnm_length("s", (const uint8_t *)s + at, sizeof s - 1 - at, (ImageOptions){0});
+        size_t n = image_pnm_length("s", (const uint8_t *)s + at, sizeof s - 1 - at,
+                                    (ImageOptions){ 0 });
         check(n == want[i], "image_pnm_length", scratch_string("picture %d: %zu", i, n));
-        for (size_t cut = 0; cut + 2 < n; cut++)     /* the line end of a text picture may be missing */
+        for (size_t cut = 0; cut + 2 < n; cut++)     /* a text picture's line end may be missing */
             if (image_pnm_length("s", (const uint8_t *)s + at, cut, (ImageOptions){ 0 }))
                 check(false, "image_pnm_length", scratch_string("picture %d, cut at %zu", i, cut));
         at += n;
     }
 }
 
-/* === Preprocessing ============================================================================= */
+/* === Preprocessing ============================================================================ */
 
 static void write_config(const char *dir, const char *name, const char *text)
 {
@@ -377,12 +383,14 @@ static void test_preprocess_line(char *line, const char *dir)
         decode(&in, file, n, (ImageOptions){ 0 });
         free(file);
     }
-    Preprocess p = preprocess_load(dir, kind[0] == 'c' ? preprocess_clip(224) : preprocess_blip(384));
+    Preprocess p = kind[0] == 'c' ? preprocess_clip(224) : preprocess_blip(384);
+    p = preprocess_load(dir, p);
     Tensor     out = preprocess(in, &p);
     bool ok = out.ndim == 3 && out.dim[0] == rows && out.dim[1] == cols && out.dim[2] == 3;
     uint32_t got = fnv(out.data, n_elem(out) * sizeof(float));
-    check(ok && got == want, kind, scratch_string("%s of %s: %s, hash %08x, transformers %08x", config,
-                                                  source, shape_string(out), got, want));
+    check(ok && got == want, kind, scratch_string("%s of %s: %s, hash %08x, transformers "
+                                                  "%08x", config, source, shape_string(out), got,
+                                                  want));
 }
 
 /* preprocess_load of this text must end with EXIT_FILE and these words. */
@@ -405,7 +413,7 @@ static void test_preprocess(void)
     char  dir[] = "/tmp/mm-image-XXXXXX", *all = data_file("preprocess.txt"), *rest = all;
     if (!mkdtemp(dir)) exit(1);
     Preprocess p = preprocess_load(dir, preprocess_blip(96));
-    check(p.resize_w == 96 && !p.crop && p.shortest_edge == 0, "preprocess", "no file: the standard");
+    check(p.resize_w == 96 && !p.crop && !p.shortest_edge, "preprocess", "no file: the standard");
     for (char *line; (line = strsep(&rest, "\n")); ) {
         size_t mark = scratch_mark();
         test_preprocess_line(line, dir);
@@ -420,19 +428,20 @@ static void test_preprocess(void)
     bad_config(dir, "{\"resample\": 6}", "key resample");
     bad_config(dir, "{\"image_mean\": [1, 2]}", "key image_mean is not a number or a list of 3");
     bad_config(dir, "{\"image_std\": [1, 0, 1]}", "key image_std");
-    bad_config(dir, "{\"do_pad\": true}", "key do_pad is true");
+    bad_config(dir, "{\"do_pad\": true, \"pad_size\": 9}", "key pad_size is set");
     bad_config(dir, "{\"do_resize\": 1}", "key do_resize");
     bad_config(dir, "[]", "");
-    write_config(dir, "processor_config.json", "{\"image_processor\": {\"size\": {\"shortest_edge\": 7}}}");
+    write_config(dir, "processor_config.json", "{\"image_processor\": "
+                 "{\"size\": {\"shortest_edge\": 7}}}");
     p = preprocess_load(dir, preprocess_clip(224));
-    check(p.shortest_edge == 7 && p.crop_w == 224, "processor_config.json", "goes before the other");
+    check(p.shortest_edge == 7 && p.crop_w == 224, "processor_config.json", "goes first");
     unlink(scratch_string("%s/processor_config.json", dir));
     unlink(scratch_string("%s/preprocessor_config.json", dir));
     rmdir(dir);
     free(all);
 }
 
-/* === Random damage ============================================================================= */
+/* === Random damage ============================================================================ */
 
 static uint64_t seed = 1;
 static uint32_t rnd(uint32_t n)
@@ -455,7 +464,8 @@ static uint32_t png_crc(const uint8_t *s, size_t n)
 static void mend_png(uint8_t *b, size_t n)
 {
     for (size_t at = 8; at + 12 <= n; ) {
-        size_t len = (size_t)b[at] << 24 | (size_t)b[at + 1] << 16 | (size_t)b[at + 2] << 8 | b[at + 3];
+        size_t len = 0;
+        for (int k = 0; k < 4; k++) len = len << 8 | b[at + k];
         if (len > n - at - 12) return;
         uint32_t c = png_crc(b + at + 4, len + 4);
         for (int k = 0; k < 4; k++) b[at + 8 + len + k] = (uint8_t)(c >> (24 - 8 * k));
@@ -474,7 +484,7 @@ static void damage_once(const uint8_t *file, size_t n)
         case 0:  b[at] ^= (uint8_t)(1 << rnd(8)); break;
         case 1:  b[at] = (uint8_t)(rnd(2) ? 0xFF : 0); break;
         case 2:  b[at] = (uint8_t)rnd(256); break;
-        default: memmove(b + at, b + rnd((uint32_t)(at + 1)), 1 + rnd((uint32_t)(n - at)) % 16 % (n - at));
+        default: memmove(b + at, b + rnd((uint32_t)at + 1), rnd((uint32_t)(n - at) + 1) % 17);
         }
     }
     if (n > 8 && b[0] == 0x89 && rnd(4)) mend_png(b, n);
@@ -504,7 +514,7 @@ static void test_damage(double seconds, int rounds)
     long   count = 0;
     for (char *line = strtok(all, "\n"); line && n_lines < 400; line = strtok(NULL, "\n"))
         lines[n_lines++] = line;
-    for (int r = 0; seconds > 0 ? (double)(clock() - start) / CLOCKS_PER_SEC < seconds : r < rounds; r++)
+    for (int r = 0; r < rounds || (double)(clock() - start) / CLOCKS_PER_SEC < seconds; r++)
         for (int i = 0; i < n_lines; i++, count++) {
             size_t mark = scratch_mark(), n;
             const char *s = strrchr(lines[i], ' ') + 1;
