@@ -142,11 +142,31 @@ static uint64_t whole_number(Json j)
     return (uint64_t)v;
 }
 
-/* An array field of a tensor, with at least min and at most max elements. */
-static Json array_field(Json tensor, const char *key, int min, int max)
+enum { DTYPE, DIMS, OFFSETS, N_FIELDS };
+
+/* The fields of a tensor: each once, and no others. */
+static void find_fields(Json field[N_FIELDS], Json tensor)
 {
-    Json j = json_get(tensor, key);
-    if (!j.node) json_error(tensor, "has no %s, expected dtype, shape and data_offsets", key);
+    static const char *const names[N_FIELDS] = { "dtype", "shape", "data_offsets" };
+    if (!json_is(tensor, JSON_OBJECT))
+        json_error(tensor, "is no object, expected one with dtype, shape and data_offsets");
+    for (int i = 0; i < N_FIELDS; i++) field[i].node = NULL;
+    for (Json j = json_first(tensor); j.node; j = json_next(j)) {
+        size_t n;
+        const char *key = json_key(j, &n);
+        int i = 0;
+        while (i < N_FIELDS && (strlen(names[i]) != n || memcmp(names[i], key, n))) i++;
+        if (i == N_FIELDS)
+            json_error(j, "is no field of a tensor, expected dtype, shape and data_offsets");
+        field[i] = j;
+    }
+    for (int i = 0; i < N_FIELDS; i++)
+        if (!field[i].node)
+            json_error(tensor, "has no %s, expected dtype, shape and data_offsets", names[i]);
+}
+
+static Json array_field(Json j, int min, int max)
+{
     if (!json_is(j, JSON_ARRAY)) json_error(j, "is no array, expected one");
     if (json_len(j) < min || json_len(j) > max)
         json_error(j, "has %d numbers, expected %s%d", json_len(j), min < max ? "at most " : "",
@@ -176,19 +196,17 @@ static void read_entry(Entry *e, Json t)
     e->n_name = n;
     if (n > MAX_NAME) json_error(t, "has a name of %zu bytes, expected at most %d", n, MAX_NAME);
     if (memchr(e->name, 0, n)) json_error(t, "has a zero byte in its name, expected none");
-    if (!json_is(t, JSON_OBJECT)) json_error(t, "is no object, expected one with dtype and shape");
-    for (Json field = json_first(t); field.node; field = json_next(field)) {
-        const char *key = json_key(field, NULL);
-        if (strcmp(key, "dtype") && strcmp(key, "shape") && strcmp(key, "data_offsets"))
-            json_error(field, "is no field of a tensor, expected dtype, shape and data_offsets");
-    }
-    e->type_name = json_str_need(t, "dtype");
+    Json field[N_FIELDS];
+    find_fields(field, t);
+    e->type_name = json_string(field[DTYPE], &n);
+    if (!e->type_name || strlen(e->type_name) != n)
+        json_error(field[DTYPE], "is not the name of a type, expected one such as F32");
     for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
         if (!strcmp(types[i].name, e->type_name)) e->type = &types[i];
 
-    Json shape = array_field(t, "shape", 0, MAX_RANK), d = json_first(shape);
+    Json shape = array_field(field[DIMS], 0, MAX_RANK), d = json_first(shape);
     for (; d.node; d = json_next(d)) e->dim[e->ndim++] = (int64_t)whole_number(d);
-    Json offsets = array_field(t, "data_offsets", 2, 2);
+    Json offsets = array_field(field[OFFSETS], 2, 2);
     e->begin = whole_number(json_first(offsets));
     e->end   = whole_number(json_next(json_first(offsets)));
     if (e->end < e->begin)

@@ -8,8 +8,9 @@
  * A node is 28 bytes and stands in the order of the text: the first child of an array or object is
  * the node after it, `next` leads to the next sibling. Numbers stay as written in the text, so that
  * an int64 is exact; strings are decoded to UTF-8 in the pool, each as
- * [4 bytes length][bytes][zero byte]. One table finds the members of all objects by (object, key):
- * it refuses the second of two equal keys, and finds one word of a vocabulary of 100,000 at once.
+ * [4 bytes length][bytes][zero byte]. One table finds the members of all objects of more than FEW
+ * by (object, key): it refuses the second of two equal keys, and finds one word of a vocabulary of
+ * 100,000 at once. In smaller objects the members are looked at one by one.
  *
  * Stricter than most readers, on purpose: no duplicate keys, no lone surrogates, no bytes that are
  * not UTF-8, no NaN, no comments, no byte order mark. Where two readers may see two different
@@ -26,7 +27,7 @@
 
 #include "tensor.h"
 
-enum { MAX_DEPTH = 64 };
+enum { MAX_DEPTH = 64, FEW = 8 };
 static const size_t MAX_TEXT = (size_t)1 << 30;   /* every offset fits 32 bits */
 
 struct JsonNode {
@@ -38,13 +39,16 @@ struct JsonNode {
     uint32_t type;
 };
 
+/* node 0: free. The other half of the hash saves most looks at nodes far away. */
+typedef struct { uint32_t node, hash; } Slot;
+
 struct JsonDoc {
     const char *name, *text;
     size_t      n;               /* bytes of text */
     int         code;            /* of die(); 0: fail() */
     JsonNode   *nodes;
     char       *pool;
-    uint32_t   *slots;           /* hash table of members: index of a node; 0: free */
+    Slot       *slots;           /* hash table of members */
     uint32_t    n_nodes, max_nodes, n_pool, slot_mask;
 };
 
@@ -150,18 +154,55 @@ static const char *pool_string(const JsonDoc *d, uint32_t at, size_t *n)
     return d->pool + at + sizeof len;
 }
 
-/* The slot of `key` among the members of `object`: the one it has, or the free one it would get. */
-static uint32_t *find_slot(const JsonDoc *d, uint32_t object, const char *key, size_t n)
+static bool has_key(const JsonDoc *d, uint32_t member, const char *key, size_t n)
 {
-    uint32_t i = (uint32_t)hash_bytes(key, n, object) & d->slot_mask;
-    for (; d->slots[i]; i = (i + 1) & d->slot_mask) {
-        const JsonNode *member = &d->nodes[d->slots[i]];
-        if (member->parent != object) continue;
-        size_t len;
-        const char *k = pool_string(d, member->key - 1, &len);
-        if (len == n && !memcmp(k, key, n)) break;
+    size_t len;
+    const char *k = pool_string(d, d->nodes[member].key - 1, &len);
+    return len == n && !memcmp(k, key, n);
+}
+
+/* The slot of `key` in the table: the one it has, or the free one it would get. */
+static Slot *find_slot(const JsonDoc *d, uint32_t object, const char *key, size_t n, uint32_t *hash)
+{
+    uint64_t h = hash_bytes(key, n, object);
+    uint32_t i = (uint32_t)(h >> 32) & d->slot_mask;
+    *hash = (uint32_t)h;
+    for (; d->slots[i].node; i = (i + 1) & d->slot_mask) {
+        uint32_t member = d->slots[i].node;
+        if (d->slots[i].hash != *hash || d->nodes[member].parent != object) continue;
+        if (has_key(d, member, key, n)) break;
     }
     return &d->slots[i];
+}
+
+/* The member of that key, 0 if there is none. */
+static uint32_t find_member(const JsonDoc *d, uint32_t object, const char *key, size_t n)
+{
+    uint32_t hash, i = object + 1, left = d->nodes[object].value;
+    if (left > FEW) return find_slot(d, object, key, n, &hash)->node;
+    for (; left; left--, i = d->nodes[i].next)
+        if (has_key(d, i, key, n)) return i;
+    return 0;
+}
+
+static void put_slot(JsonDoc *d, uint32_t object, uint32_t member, uint32_t key)
+{
+    size_t n;
+    uint32_t hash;
+    const char *s = pool_string(d, key, &n);
+    Slot *slot = find_slot(d, object, s, n, &hash);
+    *slot = (Slot){ member, hash };
+}
+
+/* A new member, of which only the key is there yet. The first beyond FEW takes those before it
+ * along into the table. */
+static void add_member(JsonDoc *d, uint32_t object, uint32_t member, uint32_t key)
+{
+    uint32_t before = d->nodes[object].value, i = object + 1;
+    if (before < FEW) return;
+    if (before == FEW)
+        for (; i; i = d->nodes[i].next) put_slot(d, object, i, d->nodes[i].key - 1);
+    put_slot(d, object, member, key);
 }
 
 /* === Counting ================================================================================= */
@@ -189,8 +230,8 @@ static void count_text(JsonDoc *d, void *(*alloc)(size_t))
     d->max_nodes = (uint32_t)values;
     d->nodes = alloc(mul_size(values, sizeof(JsonNode)));
     d->pool  = alloc(pool + 1);
-    d->slots = alloc(mul_size(slots, sizeof(uint32_t)));
-    memset(d->slots, 0, slots * sizeof(uint32_t));
+    d->slots = alloc(mul_size(slots, sizeof(Slot)));
+    if (!d->code) memset(d->slots, 0, slots * sizeof(Slot));    /* keep is zeroed, scratch is not */
     d->slot_mask = (uint32_t)(slots - 1);
 }
 
@@ -346,15 +387,15 @@ static uint32_t parse_key(JsonDoc *d, size_t *at, uint32_t object)
 
     size_t len;
     const char *k = pool_string(d, key, &len);
-    uint32_t *slot = find_slot(d, object, k, len);
-    if (*slot) {
+    uint32_t twin = find_member(d, object, k, len);
+    if (twin) {
         char path[512], msg[1024];
         snprintf(msg, sizeof msg, "key %s stands twice, in line %zu and line %zu (byte %zu),"
-                 " expected once", path_of(path, sizeof path, d, *slot),
-                 line_of(d, d->nodes[*slot].start), line_of(d, start), start);
+                 " expected once", path_of(path, sizeof path, d, twin),
+                 line_of(d, d->nodes[twin].start), line_of(d, start), start);
         doc_error(d, msg);
     }
-    *slot = d->n_nodes;                          /* the value that comes next */
+    add_member(d, object, d->n_nodes, key);      /* the value that comes next */
     return key;
 }
 
@@ -493,7 +534,7 @@ JsonType json_type(Json j) { return j.node ? (JsonType)j.node->type : JSON_NULL;
 Json json_get_n(Json object, const char *key, size_t n)
 {
     if (!json_is(object, JSON_OBJECT)) return absent(object, key);
-    uint32_t i = *find_slot(object.doc, index_of(object), key, n);
+    uint32_t i = find_member(object.doc, index_of(object), key, n);
     return i ? json_of(object.doc, i) : absent(object, key);
 }
 

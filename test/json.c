@@ -158,6 +158,31 @@ static void values(void)
     scratch_reset(mark);
 }
 
+/* Objects of 1 to 20 members, of which small ones have no table: every key is found, each is
+ * refused a second time, and none is found in the object beside it. */
+static void members(void)
+{
+    int wrong = 0;
+    for (int n = 1; n <= 20; n++) {
+        size_t mark = scratch_mark();
+        const char *list = "";
+        for (int i = 0; i < n; i++)
+            list = scratch_string("%s%s\"k%d\":{\"k%d\":%d}", list, i ? "," : "", i, i, i);
+        const char *text = scratch_string("[{%s},{%s,\"x\":0},{}]", list, list);
+        Json a = json_first(json_parse("t", text, strlen(text), 8, 0)), b = json_next(a);
+        for (int i = 0; i < n; i++) {
+            const char *key = scratch_string("k%d", i), *twice;
+            wrong += json_int_need(json_get(b, key), key, 0, 99) != i;
+            twice = scratch_string("[{%s},{%s,\"k%d\":0}]", list, list, i);
+            wrong += !strstr(error_of(twice, strlen(twice), 8, NULL), "stands twice");
+        }
+        wrong += json_get(a, "x").node || !json_get(b, "x").node || json_get(a, "k").node;
+        wrong += json_get(json_next(b), "k0").node != NULL || json_len(b) != n + 1;
+        scratch_reset(mark);
+    }
+    check(wrong == 0, "members of objects of all sizes", "wrong ones");
+}
+
 static void get_int(Json j)   { json_int(json_get(j, "a"), "k", 1, 1, 1024); }
 static void need_int(Json j)  { json_int_need(json_get(j, "a"), "k", 1, 1024); }
 static void get_float(Json j) { json_float(json_get(j, "a"), "k", 1, 0, 1); }
@@ -239,6 +264,7 @@ int main(void)
 {
     syntax();
     values();
+    members();
     getters();
     large();
     printf("json: %d passed, %d failed, 0 skipped\n", n_passed, n_failed);
