@@ -91,6 +91,18 @@ demo: deps
 	@echo 'For captions that do: fetch Salesforce/blip-image-captioning-base, then'
 	@echo '    ./mm caption -m FOLDER photo.jpg'
 
+# The committed reference data once more, from PyTorch and transformers in a virtual environment,
+# compared with what is there. A large download; torch comes first, alone. For its smaller CPU build:
+# make reference TORCH_INDEX='--index-url https://download.pytorch.org/whl/cpu'
+PYTHON ?= python3
+.venv/ready: test/reference/requirements.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet "$$(grep '^torch==' $<)" $(TORCH_INDEX)
+	.venv/bin/pip install --quiet -r $<
+	@touch $@
+reference: .venv/ready $(BUILD)/test/tokenizer
+	.venv/bin/python test/reference/remake.py --tokenizer $(BUILD)/test/tokenizer
+
 # Binary and size as they are given away.
 strip: mm
 	strip mm
@@ -98,5 +110,5 @@ strip: mm
 clean:
 	rm -rf build build-debug build-tsan build-ci build-fuzz mm
 
-.PHONY: all tests deps test fuzzers fuzz fuzz-run debug debug-test thread-test demo strip clean
+.PHONY: reference all tests deps test fuzzers fuzz fuzz-run debug debug-test thread-test demo strip clean
 .SECONDARY:
