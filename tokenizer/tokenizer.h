@@ -15,6 +15,9 @@ typedef struct { int *id; int n; } Ids;
 
 /* The tokenizer of a model directory; dies with EXIT_FILE (4) if there is none or it is invalid. */
 Tokenizer *tok_load(const char *dir);
+/* The machine of a tokenizer.json alone, as the `tokenizers` package reads it; what the fuzzer and
+ * the tests call. name is for messages; json must live as long as the tokenizer. */
+Tokenizer *tok_parse(const char *name, const char *json, size_t n);
 
 enum {
     TOK_SPECIAL = 1,         /* add what the post-processor adds ([CLS] .. [SEP]) */
@@ -24,6 +27,9 @@ enum {
 /* Text (any bytes; what is not UTF-8 becomes U+FFFD as Python's errors="replace" does) to ids, in
  * scratch. */
 Ids tok_encode(const Tokenizer *t, const char *text, size_t n, int flags);
+/* A pair of texts, as the post-processor joins them: [CLS] a [SEP] b [SEP]. */
+Ids tok_encode_pair(const Tokenizer *t, const char *a, size_t n_a, const char *b, size_t n_b,
+                    int flags);
 
 /* Ids to text, zero-terminated, in scratch; ids that are not in the vocabulary are skipped, special
  * tokens too if skip_special. The checkpoint's own decoder, with no second clean-up. */

@@ -1,0 +1,393 @@
+/* test/tokenizer.c -- the tokenizers: real vocabularies against recorded answers of the reference,
+ * a small committed one, what must be refused, and that nothing takes quadratic time.
+ *
+ *   tokenizer                        the tests
+ *   tokenizer --lines SEED N         N generated texts, each as [4 bytes length][bytes]
+ *   tokenizer --encode DIR|FILE.json reads such texts, prints "ids<TAB>decoded" a line each
+ *   tokenizer --bench DIR|FILE.json  reads such texts, encodes them again and again, prints MB/s
+ *
+ * test/reference/tokenizer_lines.py feeds the same texts to the `tokenizers` package and compares,
+ * and writes sample.txt: hashes of the ids and of the decoded text for the first 5,000 texts of
+ * seed 1. Texts are put together from fragments.txt, random code points, random bytes and special
+ * tokens. */
+#include <setjmp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "../tensor.h"
+#include "../tokenizer/tokenizer.h"
+
+#define DATA "test/data/tokenizer/"
+enum { N_SAMPLE = 5000, GROUP = 10 };
+
+static int n_passed, n_failed, n_skipped;
+
+static void check(bool ok, const char *what, const char *detail)
+{
+    n_passed += ok;
+    n_failed += !ok;
+    if (!ok) printf("FAILED: %s: %s\n", what, detail);
+}
+
+static void skip(const char *what)
+{
+    n_skipped++;
+    printf("skipped: %s\n", what);
+}
+
+static const char *assets(const char *path)
+{
+    const char *dir = getenv("MM_ASSETS");
+    return keep_string("%s/%s", dir ? dir : "../shared/assets", path);
+}
+
+static bool exists(const char *path)
+{
+    FILE *f = fopen(path, "rb");
+    if (f) fclose(f);
+    return f != NULL;
+}
+
+static char *read_all(FILE *f, size_t *n)
+{
+    size_t cap = 1 << 16;
+    char *s = malloc(cap);
+    *n = 0;
+    for (size_t got; s && (got = fread(s + *n, 1, cap - *n - 1, f)) > 0; ) {
+        *n += got;
+        if (*n + 1 == cap) s = realloc(s, cap *= 2);
+    }
+    if (!s) bug("out of memory in a test");
+    s[*n] = 0;
+    return s;
+}
+
+static char *read_file(const char *path, size_t *n)
+{
+    FILE *f = fopen(path, "rb");
+    if (!f) return NULL;
+    char *s = read_all(f, n);
+    fclose(f);
+    return s;
+}
+
+static Tokenizer *load(const char *path)
+{
+    size_t n, len = strlen(path);
+    if (len < 5 || strcmp(path + len - 5, ".json") != 0) return tok_load(path);
+    char *text = read_file(path, &n);
+    if (!text) die(EXIT_FILE, "%s: cannot be read", path);
+    return tok_parse(path, text, n);
+}
+
+static double seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static const char *ids_string(Ids ids)
+{
+    char *s = scratch_bytes((size_t)ids.n * 12 + 1), *p = s;
+    *p = 0;
+    for (int i = 0; i < ids.n; i++) p += sprintf(p, "%s%d", i ? " " : "", ids.id[i]);
+    return s;
+}
+
+/* === Generated texts ========================================================================== */
+
+typedef struct { uint64_t state; } Random;           /* splitmix64 */
+
+static uint64_t next(Random *r)
+{
+    uint64_t z = r->state += 0x9E3779B97F4A7C15u;
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
+    return z ^ z >> 31;
+}
+static int below(Random *r, int n) { return (int)(next(r) % (uint64_t)n); }
+
+static char **fragments;                             /* the lines of fragments.txt */
+static int    n_fragments;
+
+static void read_fragments(void)
+{
+    size_t n;
+    char *text = read_file(DATA "fragments.txt", &n);
+    if (!text) bug(DATA "fragments.txt is missing");
+    fragments = malloc(n * sizeof *fragments);
+    for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n"))
+        fragments[n_fragments++] = line;
+}
+
+typedef struct { char s[4096]; size_t n; } Line;
+
+static void put(Line *l, const char *s, size_t n)
+{
+    if (l->n + n > sizeof l->s) return;
+    memcpy(l->s + l->n, s, n);
+    l->n += n;
+}
+
+static void put_point(Line *l, uint32_t c)
+{
+    char s[4];
+    size_t n = c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
+    if (n == 1) s[0] = (char)c;
+    for (size_t i = n; n > 1 && i-- > 0; c >>= 6) s[i] = (char)(0x80 | (c & 0x3F));
+    if (n > 1) s[0] = (char)((0xF00 >> n) | (s[0] & 0x3F));
+    put(l, s, n);                                    /* surrogates too: then it is not UTF-8 */
+}
+
+/* A code point; small ones, blocks of marks, and blocks that matter come more often. */
+static uint32_t some_point(Random *r)
+{
+    static const uint32_t BLOCK[][2] = {
+        { 0, 0x7F }, { 0x80, 0x24F }, { 0x250, 0x6FF }, { 0x300, 0x36F }, { 0x590, 0x6FF },
+        { 0x900, 0xDFF }, { 0xE00, 0xFFF }, { 0x1100, 0x11FF }, { 0x1E00, 0x1FFF },
+        { 0x2000, 0x20FF }, { 0x2100, 0x2BFF }, { 0x3000, 0x30FF }, { 0x3400, 0x9FFF },
+        { 0xA000, 0xABFF },
+        { 0xAC00, 0xD7AF }, { 0xD7B0, 0xF8FF }, { 0xF900, 0xFFFF }, { 0x10000, 0x11FFF },
+        { 0x1D000, 0x1D7FF }, { 0x1E000, 0x1FBFF }, { 0x20000, 0x323AF }, { 0x2F800, 0x2FA1F },
+        { 0xE0000, 0xE01FF }, { 0, 0x10FFFF }
+    };
+    int b = below(r, (int)(sizeof BLOCK / sizeof BLOCK[0]));
+    return BLOCK[b][0] + (uint32_t)below(r, (int)(BLOCK[b][1] - BLOCK[b][0] + 1));
+}
+
+static void put_special(Random *r, Line *l)
+{
+    static const char *const S[] = {
+        "[CLS]", "[SEP]", "[MASK]", "[PAD]", "[UNK]", "[mask]", "[MASK", "<|startoftext|>",
+        "<|endoftext|>", "<|ENDOFTEXT|>", "<|StartOfText|>", "<|endoftext|", "##", "</w>", "##ing"
+    };
+    const char *s = S[below(r, (int)(sizeof S / sizeof S[0]))];
+    put(l, s, strlen(s));
+}
+
+static void put_long_word(Random *r, Line *l)
+{
+    static const int LENGTH[] = { 31, 32, 99, 100, 101, 200 };
+    const char *letter = "aeiotz\xC3\xA9\xE6\xB0\xB4";
+    int n = LENGTH[below(r, 6)], which = below(r, 9);
+    for (int i = 0; i < n; i++) {
+        if (which == 6)      put(l, letter + 6, 2);
+        else if (which == 7) put(l, letter + 8, 3);
+        else                 put(l, which == 8 ? letter + below(r, 6) : letter + which, 1);
+    }
+}
+
+static void put_part(Random *r, Line *l)
+{
+    static const char *const SPACE[] = { " ", "  ", "\t", "\r", "\n", "\x0b", "\x0c", "\xC2\xA0",
+        "\xE2\x80\x83", "\xE3\x80\x80", "\xC2\x85", "\xE2\x80\xA8", "\x1c", "\xE2\x80\x8b" };
+    const char *f;
+    switch (below(r, 16)) {
+    case 0:  for (int i = below(r, 6); i >= 0; i--) put_point(l, some_point(r)); break;
+    case 1:  put_special(r, l); break;
+    case 2:  if (below(r, 8) == 0) put_long_word(r, l); break;
+    case 3:  for (int i = below(r, 4); i >= 0; i--) put(l, (char[]){ (char)below(r, 256) }, 1);
+             break;
+    case 4:  f = SPACE[below(r, (int)(sizeof SPACE / sizeof SPACE[0]))];
+             put(l, f, strlen(f));
+             break;
+    case 5:  put_point(l, 0x300 + (uint32_t)below(r, 0x70)); break;
+    case 6:  for (int i = below(r, 5); i >= 0; i--) put_point(l, 33 + (uint32_t)below(r, 94));
+             break;
+    default:
+        f = fragments[below(r, n_fragments)];
+        put(l, f, strlen(f));
+        if (below(r, 4)) put(l, " ", 1);
+    }
+}
+
+static void make_line(Random *r, Line *l)
+{
+    l->n = 0;
+    for (int i = below(r, 12); i >= 0; i--) put_part(r, l);
+}
+
+static int write_lines(uint64_t seed, int n)
+{
+    Random r = { seed };
+    Line l;
+    read_fragments();
+    for (int i = 0; i < n; i++) {
+        make_line(&r, &l);
+        uint32_t len = (uint32_t)l.n;
+        fwrite(&len, 4, 1, stdout);
+        fwrite(l.s, 1, l.n, stdout);
+    }
+    return 0;
+}
+
+/* === Reading texts ============================================================================ */
+
+static int encode_lines(const char *path)
+{
+    Tokenizer *t = load(path);
+    size_t n, mark = scratch_mark();
+    char *all = read_all(stdin, &n);
+    for (size_t at = 0; at + 4 <= n; scratch_reset(mark)) {
+        uint32_t len;
+        memcpy(&len, all + at, 4);
+        Ids ids = tok_encode(t, all + at + 4, len, TOK_SPECIAL);
+        printf("%s\t", ids_string(ids));
+        for (const char *s = tok_decode(t, ids.id, ids.n, false); *s; s++) {
+            if (*s == '\n' || *s == '\\') printf("\\%c", *s == '\n' ? 'n' : '\\');
+            else putchar(*s);
+        }
+        putchar('\n');
+        at += 4 + (size_t)len;
+    }
+    return 0;
+}
+
+static int bench(const char *path)
+{
+    double start = seconds();
+    Tokenizer *t = load(path);
+    printf("load %.1f ms, ", 1e3 * (seconds() - start));
+    size_t n, mark = scratch_mark(), bytes = 0, n_ids = 0;
+    char *all = read_all(stdin, &n);
+    start = seconds();
+    do {
+        for (size_t at = 0; at + 4 <= n; scratch_reset(mark)) {
+            uint32_t len;
+            memcpy(&len, all + at, 4);
+            n_ids += (size_t)tok_encode(t, all + at + 4, len, TOK_SPECIAL).n;
+            at += 4 + (size_t)len;
+            bytes += len;
+        }
+    } while (seconds() - start < 2);
+    double s = seconds() - start;
+    printf("%.1f MB/s, %.2f M ids/s\n", 1e-6 * (double)bytes / s, 1e-6 * (double)n_ids / s);
+    return 0;
+}
+
+/* === Recorded answers ========================================================================= */
+
+static uint32_t fold(uint32_t h, const void *p, size_t n)
+{
+    for (size_t i = 0; i < n; i++) h = (h ^ ((const uint8_t *)p)[i]) * 16777619u;
+    return h;
+}
+
+/* Hashes of the next GROUP generated texts: of "id id id" and of the decoded text, each with its zero. */
+static uint32_t hash_group(const Tokenizer *t, Random *r)
+{
+    uint32_t h = 2166136261u;
+    size_t mark = scratch_mark();
+    Line l;
+    for (int i = 0; i < GROUP; i++) {
+        make_line(r, &l);
+        Ids ids = tok_encode(t, l.s, l.n, TOK_SPECIAL);
+        const char *s = ids_string(ids);
+        h = fold(h, s, strlen(s) + 1);
+        s = tok_decode(t, ids.id, ids.n, false);
+        h = fold(h, s, strlen(s) + 1);
+        scratch_reset(mark);
+    }
+    return h;
+}
+
+/* sample.txt: "NAME hash hash ...", a line for each tokenizer. */
+static void test_sample(const char *name, const char *dir)
+{
+    size_t n;
+    char *text = read_file(DATA "sample.txt", &n), what[64];
+    const char *at = text ? strstr(text, name) : NULL;
+    if (!exists(keep_string("%s/%s", dir, strcmp(name, "bert") ? "tokenizer.json" : "vocab.txt"))) {
+        skip(keep_string("%d generated texts, %s: no vocabulary at %s", N_SAMPLE, name, dir));
+        return;
+    }
+    if (!at) { check(false, name, "is not in sample.txt"); return; }
+    Tokenizer *t = tok_load(dir);
+    Random r = { 1 };
+    char *p = (char *)at + strlen(name);
+    for (int i = 0; i < N_SAMPLE / GROUP; i++) {
+        uint32_t want = (uint32_t)strtoul(p, &p, 16), got = hash_group(t, &r);
+        snprintf(what, sizeof what, "%s, generated texts from %d on", name, i * GROUP);
+        check(want == got, what, "ids or decoded text differ: tokenizer_lines.py shows how");
+    }
+    free(text);
+}
+
+/* The answers were recorded with clean_up_tokenization_spaces; transformers 5 does not clean up. */
+static const char *cleaned_up(const char *s)
+{
+    static const char *const FROM_TO[][2] = {
+        { " .", "." }, { " ?", "?" }, { " !", "!" }, { " ,", "," }, { " ' ", "'" },
+        { " n't", "n't" }, { " 'm", "'m" }, { " 's", "'s" }, { " 've", "'ve" }, { " 're", "'re" }
+    };
+    for (size_t i = 0; i < sizeof FROM_TO / sizeof FROM_TO[0]; i++) {
+        const char *hit;
+        size_t n = strlen(FROM_TO[i][0]);
+        char *out = scratch_bytes(strlen(s) + 1), *to = out;
+        for (; (hit = strstr(s, FROM_TO[i][0])); s = hit + n)
+            to += sprintf(to, "%.*s%s", (int)(hit - s), s, FROM_TO[i][1]);
+        strcpy(to, s);
+        s = out;
+    }
+    return s;
+}
+
+static void golden_case(const Tokenizer *t, Json c, const char *name)
+{
+    size_t n, n_pair = 0;
+    const char *text = json_string(json_get(c, "text"), &n);
+    const char *pair = json_string(json_get(c, "pair"), &n_pair);
+    if (!pair) pair = json_string(json_get(c, "text_pair"), &n_pair);
+    Json want = json_get(c, "ids");
+    Ids ids = pair ? tok_encode_pair(t, text, n, pair, n_pair, TOK_SPECIAL)
+                   : tok_encode(t, text, n, TOK_SPECIAL);
+    bool same = ids.n == json_len(want);
+    Json id = json_first(want);
+    for (int i = 0; same && i < ids.n; i++, id = json_next(id)) same = json_number(id) == ids.id[i];
+    check(same, name, ids_string(ids));
+    const char *decoded = json_string(json_get(c, "decoded"), NULL);
+    const char *got = cleaned_up(tok_decode(t, ids.id, ids.n, false));
+    if (decoded)
+        check(strcmp(decoded, got) == 0, name,
+              scratch_string("decodes to \"%s\", expected \"%s\"", quoted(got), quoted(decoded)));
+}
+
+static void test_golden(void)
+{
+    size_t n;
+    const char *path = assets("tokenizers/golden_tokens.jsonl");
+    char *text = read_file(path, &n), *line = text;
+    if (!text) { skip(keep_string("recorded cases: no %s", path)); return; }
+    Tokenizer *bert = tok_load(assets("tokenizers/bert-base-uncased"));
+    Tokenizer *clip = tok_load(assets("tokenizers/clip"));
+    int n_other = 0;
+    for (int i = 1; *line; i++) {
+        size_t mark = scratch_mark(), len = strcspn(line, "\n");
+        Json c = json_parse(path, line, len, 8, EXIT_FILE);
+        const char *which = json_str(c, "tokenizer", "");
+        const Tokenizer *t = strcmp(which, "bert-base-uncased") == 0 ? bert
+                           : strncmp(which, "clip", 4) == 0 ? clip : NULL;
+        if (t) golden_case(t, c, keep_string("golden_tokens.jsonl line %d, %s", i, which));
+        else   n_other++;
+        scratch_reset(mark);
+        line += len + (line[len] == '\n');
+    }
+    skip(keep_string("%d recorded cases of vocabularies that are not there or kinds not read yet",
+                     n_other));
+}
+
+int main(int argc, char **argv)
+{
+    if (argc == 4 && strcmp(argv[1], "--lines") == 0)
+        return write_lines(strtoull(argv[2], NULL, 10), atoi(argv[3]));
+    if (argc == 3 && strcmp(argv[1], "--encode") == 0) return encode_lines(argv[2]);
+    if (argc == 3 && strcmp(argv[1], "--bench") == 0) return bench(argv[2]);
+    read_fragments();
+    test_golden();
+    test_sample("bert", assets("tokenizers/bert-base-uncased"));
+    test_sample("clip", assets("tokenizers/clip"));
+    printf("tokenizer: %d passed, %d failed, %d skipped\n", n_passed, n_failed, n_skipped);
+    return n_failed > 0;
+}

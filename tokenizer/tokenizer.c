@@ -1,0 +1,327 @@
+/* tokenizer.c -- the vocabulary, and encoding and decoding as a whole. What the steps do is in the
+ * files that machine.h lists.
+ *
+ * Encoding, as AddedVocabulary and PreTokenizedString of the reference do it:
+ *
+ *   bytes -> UTF-8 -> segments between added tokens          (those with normalized = false)
+ *     each segment -> normalizers -> segments between added tokens     (normalized = true)
+ *       each of these -> pre-tokenizers -> words -> model -> ids
+ *   ids -> template: special tokens around them
+ *
+ * Easy to get wrong:
+ *   - Each segment is normalised on its own: what is put in front of a text is put in front of
+ *     every segment.
+ *   - Special tokens are found in any text, unless TOK_RAW. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "machine.h"
+
+/* === Strings ================================================================================== */
+
+Str str_of(const char *s) { return (Str){ s, strlen(s) }; }
+
+Str str_keep(Str s)
+{
+    char *copy = keep_bytes(add_size(s.n, 1));
+    if (s.n) memcpy(copy, s.s, s.n);
+    return (Str){ copy, s.n };
+}
+
+char *text_room(Text *t, size_t n)
+{
+    size_t need = add_size(t->n, n);
+    if (need > t->cap) {
+        size_t cap = add_size(mul_size(need, 2), 64);
+        char *more = scratch_bytes(cap);
+        if (t->n) memcpy(more, t->s, t->n);
+        t->s = more;
+        t->cap = cap;
+    }
+    return t->s + t->n;
+}
+
+void text_add(Text *t, const char *s, size_t n)
+{
+    char *to = text_room(t, n);
+    if (n) memcpy(to, s, n);
+    t->n += n;
+}
+
+void text_put(Text *t, uint32_t c)
+{
+    char *to = text_room(t, 4);
+    t->n += (size_t)utf8_put(to, c);
+}
+
+void text_add_utf8(Text *t, const char *s, size_t n)
+{
+    text_room(t, n);
+    for (size_t i = 0; i < n; ) {
+        int bad, len = utf8_check(s + i, n - i, &bad);
+        if (len) text_add(t, s + i, (size_t)len);
+        else     text_put(t, U_REPLACEMENT);
+        i += (size_t)(len ? len : bad);
+    }
+}
+
+void text_replace(Text *out, Str from, Str what, Str by)
+{
+    const char *s = from.s, *end = from.s + from.n;
+    while (s < end) {
+        const char *hit = memmem(s, (size_t)(end - s), what.s, what.n);
+        if (!hit) break;
+        text_add(out, s, (size_t)(hit - s));
+        text_add(out, by.s, by.n);
+        s = hit + what.n;
+    }
+    text_add(out, s, (size_t)(end - s));
+}
+
+void ids_room(IdList *l, size_t n)
+{
+    size_t need = add_size(l->n, n);
+    if (need <= l->cap) return;
+    size_t cap = add_size(mul_size(need, 2), 64);
+    int *more = scratch_bytes(mul_size(cap, sizeof *more));
+    if (l->n) memcpy(more, l->id, l->n * sizeof *more);
+    l->id = more;
+    l->cap = cap;
+}
+
+void ids_add(IdList *l, int id)
+{
+    if (l->n == l->cap) ids_room(l, 1);
+    l->id[l->n++] = id;
+}
+
+/* Taking everything at once from first on makes all of it ours again, p included, until it is
+ * moved. */
+void *to_front(size_t mark, char *first, const void *p, size_t n)
+{
+    size_t all = add_size((size_t)((const char *)p - first), n);
+    scratch_reset(mark);
+    if (scratch_bytes(all) != first) bug("to_front: scratch has moved");
+    memmove(first, p, n);
+    scratch_reset(mark);
+    return scratch_bytes(n);
+}
+
+/* === Vocabulary =============================================================================== */
+
+enum { INDEX_BITS = 23, INDEX_MASK = (1 << INDEX_BITS) - 1 };
+
+static uint32_t slot_of(uint32_t hash, uint32_t index)
+{
+    return (hash & ~(uint32_t)INDEX_MASK) | (index + 1);
+}
+
+static void make_slots(Vocab *v, size_t n)
+{
+    v->slot = keep_bytes(mul_size(n, sizeof *v->slot));
+    v->mask = (uint32_t)n - 1;
+}
+
+static void grow_slots(Vocab *v)
+{
+    make_slots(v, 2 * ((size_t)v->mask + 1));
+    for (int i = 0; i < v->n_pieces; i++) {
+        uint32_t at = v->piece[i].hash & v->mask;
+        while (v->slot[at]) at = (at + 1) & v->mask;
+        v->slot[at] = slot_of(v->piece[i].hash, (uint32_t)i);
+    }
+}
+
+static void grow_pieces(Vocab *v, int cap)
+{
+    Piece *more = keep_bytes(mul_size((size_t)cap, sizeof *more));
+    if (v->n_pieces) memcpy(more, v->piece, (size_t)v->n_pieces * sizeof *more);
+    v->piece = more;
+    v->cap_pieces = cap;
+}
+
+static void grow_ids(Vocab *v, int cap)
+{
+    int *more = keep_bytes(mul_size((size_t)cap, sizeof *more));
+    if (v->n_ids) memcpy(more, v->of_id, (size_t)v->n_ids * sizeof *more);
+    v->of_id = more;
+    v->cap_ids = cap;
+}
+
+void vocab_init(Vocab *v, int n_pieces)
+{
+    size_t n = 256;
+    while (n < (size_t)n_pieces * 2 + 128) n *= 2;
+    *v = (Vocab){0};
+    make_slots(v, n);
+    grow_pieces(v, n_pieces + 64);
+    grow_ids(v, n_pieces + 64);
+}
+
+/* The piece a + b; if it is not there, NULL, and *at is the free slot where it belongs. */
+static Piece *find_piece(const Vocab *v, uint32_t hash, Str a, Str b, uint32_t *at, int *n_probes)
+{
+    *at = hash & v->mask;
+    for (*n_probes = 0; v->slot[*at]; *at = (*at + 1) & v->mask, ++*n_probes) {
+        uint32_t index = (v->slot[*at] & INDEX_MASK) - 1;
+        if (v->slot[*at] != slot_of(hash, index)) continue;
+        Piece *p = &v->piece[index];
+        if (p->n == a.n + b.n && memcmp(p->s, a.s, a.n) == 0 && memcmp(p->s + a.n, b.s, b.n) == 0)
+            return p;
+    }
+    return NULL;
+}
+
+static Piece *add_piece(Vocab *v, Str s, uint32_t hash, uint32_t at)
+{
+    if (v->n_pieces == v->cap_pieces) grow_pieces(v, 2 * v->cap_pieces);
+    if ((int)s.n > v->longest) v->longest = (int)s.n;
+    v->slot[at] = slot_of(hash, (uint32_t)v->n_pieces);
+    v->piece[v->n_pieces] = (Piece){ .s = s.s, .n = (uint32_t)s.n, .hash = hash };
+    return &v->piece[v->n_pieces++];
+}
+
+void vocab_put(Vocab *v, const char *name, Str piece, int id)
+{
+    enum { MAX_PROBES = 4096 };      /* by chance a hundred; in a file made for it, anything */
+    int n_probes;
+    uint32_t at, hash = hash_more(HASH_START, piece.s, piece.n);
+    if (id < 0 || id >= MAX_IDS)
+        die(EXIT_FILE, "%s: token \"%s\" has id %d, expected 0 to %d", name,
+            quoted_n(piece.s, piece.n), id, MAX_IDS - 1);
+    if (v->n_pieces == MAX_IDS) die(EXIT_FILE, "%s: more than %d tokens", name, MAX_IDS);
+    if ((size_t)v->n_pieces * 2 + 2 > v->mask) grow_slots(v);
+    Piece *p = find_piece(v, hash, piece, (Str){ "", 0 }, &at, &n_probes);
+    if (n_probes > MAX_PROBES)
+        die(EXIT_FILE, "%s: the vocabulary is made so that looking a token up takes forever", name);
+    if (!p) p = add_piece(v, piece, hash, at);
+    else if (v->of_id[p->id] == 1 + (int)(p - v->piece)) v->of_id[p->id] = 0;
+    if (id >= v->cap_ids) grow_ids(v, id < 2 * v->cap_ids ? 2 * v->cap_ids : id + 1);
+    if (id >= v->n_ids) v->n_ids = id + 1;
+    p->id = id;
+    v->of_id[id] = 1 + (int)(p - v->piece);
+}
+
+Piece *vocab_get(const Vocab *v, Str s)
+{
+    int n_probes;
+    uint32_t at;
+    return find_piece(v, hash_more(HASH_START, s.s, s.n), s, (Str){ "", 0 }, &at, &n_probes);
+}
+
+int vocab_find(const Vocab *v, Str piece)
+{
+    const Piece *p = vocab_get(v, piece);
+    return p ? p->id : -1;
+}
+
+int vocab_find_hash(const Vocab *v, uint32_t hash, Str a, Str b)
+{
+    int n_probes;
+    uint32_t at;
+    const Piece *p = find_piece(v, hash, a, b, &at, &n_probes);
+    return p ? p->id : -1;
+}
+
+int tok_id(const Tokenizer *t, const char *piece) { return vocab_find(&t->vocab, str_of(piece)); }
+
+const char *tok_piece(const Tokenizer *t, int id, size_t *n)
+{
+    if (id < 0 || id >= t->vocab.n_ids || !t->vocab.of_id[id]) return NULL;
+    const Piece *p = &t->vocab.piece[t->vocab.of_id[id] - 1];
+    if (n) *n = p->n;
+    return p->s;
+}
+
+int tok_size(const Tokenizer *t) { return t->vocab.n_ids; }
+
+const char *tok_kind(const Tokenizer *t)
+{
+    return t->kind == MODEL_WORDPIECE ? "WordPiece" : "BPE";
+}
+
+/* === Encoding ================================================================================= */
+
+static void encode_words(const Tokenizer *t, Str s, bool raw, IdList *out)
+{
+    (void)raw;
+    Words w = pre_tokenize(t, s);
+    for (size_t i = 0; i < w.n; i++) {
+        if (t->kind == MODEL_WORDPIECE) wordpiece(t, w.word[i], out);
+        else                            bpe(t, w.word[i], out);
+    }
+}
+
+static void encode_segment(const Tokenizer *t, Str s, bool raw, IdList *out)
+{
+    added_split(t, &t->normal, normalize(t, s), raw, encode_words, out);
+}
+
+/* The ids of a text without anything around them. */
+static IdList encode_text(const Tokenizer *t, const char *text, size_t n, bool raw)
+{
+    IdList out = {0};
+    Text clean = {0};
+    text_add_utf8(&clean, text, n);
+    added_split(t, &t->raw, text_str(&clean), raw, encode_segment, &out);
+    return out;
+}
+
+static Ids fill_template(const Template *tpl, bool special, const IdList *part)
+{
+    IdList all = {0};
+    for (int i = 0; i < tpl->n; i++) {
+        int item = tpl->item[i];
+        if (item >= 0) {
+            if (special) ids_add(&all, item);
+            continue;
+        }
+        const IdList *ids = &part[item == TEMPLATE_B];
+        for (size_t k = 0; k < ids->n; k++) ids_add(&all, ids->id[k]);
+    }
+    if (all.n > INT32_MAX) die(EXIT_MEMORY, "a text of more than %d tokens", INT32_MAX);
+    return (Ids){ all.id, (int)all.n };
+}
+
+static Ids encode(const Tokenizer *t, const char *a, size_t n_a, const char *b, size_t n_b,
+                  int flags)
+{
+    size_t mark = scratch_mark();
+    char *first = scratch_bytes(1);
+    bool raw = (flags & TOK_RAW) || t->split_special, special = flags & TOK_SPECIAL;
+    IdList part[2] = { encode_text(t, a, n_a, raw), {0} };
+    if (b) part[1] = encode_text(t, b, n_b, raw);
+    Ids ids = fill_template(b ? &t->pair : &t->single, special, part);
+    if (ids.n == 0) ids.id = (int *)(void *)first;
+    ids.id = to_front(mark, first, ids.id, (size_t)ids.n * sizeof *ids.id);
+    return ids;
+}
+
+Ids tok_encode(const Tokenizer *t, const char *text, size_t n, int flags)
+{
+    return encode(t, text, n, NULL, 0, flags);
+}
+
+Ids tok_encode_pair(const Tokenizer *t, const char *a, size_t n_a, const char *b, size_t n_b,
+                    int flags)
+{
+    return encode(t, a, n_a, b, n_b, flags);
+}
+
+/* === Decoding ================================================================================= */
+
+char *tok_decode(const Tokenizer *t, const int *id, int n, bool skip_special)
+{
+    size_t mark = scratch_mark(), n_pieces = 0;
+    char *first = scratch_bytes(1);
+    Str *piece = scratch_bytes(mul_size((size_t)n + 1, sizeof *piece));
+    for (int i = 0; i < n; i++) {
+        Str s = {0};
+        s.s = tok_piece(t, id[i], &s.n);
+        const AddedToken *a = added_of_id(t, id[i]);
+        if (s.s && !(skip_special && a && a->special)) piece[n_pieces++] = s;
+    }
+    Text out = decode_pieces(t, piece, n_pieces);
+    text_add(&out, "", 1);
+    return to_front(mark, first, out.s, out.n);
+}
