@@ -12,8 +12,8 @@
  *
  * Few queries (decoding): K and V are used as they lie there; each is read once: the memory is the
  * limit. Many queries: both products are done by the tile of matmul.c. A block of K is packed as W is
- * there; a block of V has the shape of a panel already, [keys, head_dim], and is only copied. S stays
- * in the second-level cache. With 64 numbers in a head, each score costs 128 multiply-adds and one
+ * there; a block of V has the shape of a panel already, [keys, head_dim], and is only copied. Both
+ * stay in the second-level cache, S [tile_m, KEYS] in the first. With 64 numbers in a head, each score costs 128 multiply-adds and one
  * exponential, a tenth of the time.
  *
  * Easy to get wrong:
@@ -28,8 +28,8 @@
 
 enum {
     FEW_QUERIES = 4,        /* of an item, up to which packing costs more than it brings */
-    KEYS        = 256,      /* of a block; a multiple of every tile_n */
-    QUERIES     = 192       /* of a task, at most: K is packed for each task again */
+    KEYS        = 512,      /* of a block; a multiple of every tile_n */
+    QUERIES     = 384       /* of a task, at most: K is packed for each task again */
 };
 
 typedef struct {
@@ -48,7 +48,7 @@ typedef struct {
     const float *q, *k, *v, *bias;      /* bias [n_q, n_kv] of this head; NULL: none */
     float *out;
     int    ld, ldkv, row0, n_rows;
-    float *scores;                      /* [n_rows, KEYS] */
+    float *scores;                      /* [n_rows, KEYS]; many queries: [tile_m, KEYS] */
     float *max, *sum;                   /* [n_rows], so far */
     float *k_panels, *v_panels;         /* [KEYS / tile_n][head_dim][tile_n], [..][KEYS][tile_n] */
 } Block;
@@ -65,11 +65,11 @@ static int visible(const Block *b, int i)
     return n < 0 ? 0 : min(n, a->n_kv);
 }
 
-/* Scores of row i for n keys from j on -> weights, not yet divided by their sum. Returns false if
+/* Scores s of row i for n keys from j on -> weights, not yet divided by their sum. Returns false if
  * all are 0. */
-static bool soften(Block *b, int i, int j, int n)
+static bool soften(Block *b, float *s, int i, int j, int n)
 {
-    float *s = b->scores + (size_t)i * KEYS, *out = b->out + (size_t)i * b->ld;
+    float *out = b->out + (size_t)i * b->ld;
     int seen = visible(b, i) - j;
     seen = seen < 0 ? 0 : min(seen, n);
     float m = -INFINITY;
@@ -104,8 +104,9 @@ static void few_queries(Block *b, int j, int n)
         float *out = b->out + (size_t)i * b->ld;
         if (j == 0)
             memset(out, 0, (size_t)hd * sizeof *out);
-        if (soften(b, i, j, n))
-            kernel.mix(out, b->scores + (size_t)i * KEYS, b->v + (size_t)j * b->ldkv, b->ldkv, n, hd);
+        float *s = b->scores + (size_t)i * KEYS;
+        if (soften(b, s, i, j, n))
+            kernel.mix(out, s, b->v + (size_t)j * b->ldkv, b->ldkv, n, hd);
     }
 }
 
@@ -125,18 +126,18 @@ static void pack_values(Block *b, int j, int n)
 static void many_queries(Block *b, int j, int n)
 {
     int hd = b->a->head_dim, tn = kernel.tile_n;
+    float *s = b->scores;
     for (int p = 0; p < n; p += tn)
         kernel.pack[F32](b->k_panels + (size_t)p * hd, b->k + (size_t)(j + p) * b->ldkv, b->ldkv,
                          min(tn, n - p), hd);
     pack_values(b, j, n);
     for (int i = 0; i < b->n_rows; i += kernel.tile_m) {
         int rows = min(kernel.tile_m, b->n_rows - i);
-        float *s = b->scores + (size_t)i * KEYS;
         for (int p = 0; p < n; p += tn)
             kernel.tile(s + p, KEYS, b->q + (size_t)i * b->ld, b->ld, b->k_panels + (size_t)p * hd,
                         rows, min(tn, n - p), hd, false);
         for (int r = 0; r < rows; r++)
-            soften(b, i + r, j, n);
+            soften(b, s + (size_t)r * KEYS, i + r, j, n);
         for (int c = 0; c < hd; c += tn)
             kernel.tile(b->out + (size_t)i * b->ld + c, b->ld, s, KEYS, b->v_panels + (size_t)c * KEYS,
                         rows, min(tn, hd - c), n, j > 0);
@@ -160,7 +161,7 @@ static void attention_task(void *ctx, int task, int worker)
         .bias = !a->bias ? NULL : a->bias + (size_t)(a->bias_heads > 1 ? h : 0) * a->n_q * a->n_kv,
         .max = work, .sum = work + QUERIES, .scores = work + 2 * QUERIES,
     };
-    b.k_panels = b.scores + (size_t)job->block_rows * KEYS;
+    b.k_panels = b.scores + (size_t)kernel.tile_m * KEYS;
     b.v_panels = b.k_panels + (size_t)KEYS * hd;
 
     int n_keys = 0;                                     /* that any row of the block may see */
@@ -189,9 +190,8 @@ void attention_heads(const Attention *a)
     job.block_rows = ceil_div(job.n_rows, ceil_div(job.n_rows, QUERIES));
     job.block_rows = few ? job.block_rows : round_up(job.block_rows, kernel.tile_m);
     job.n_blocks = ceil_div(job.n_rows, job.block_rows);
-    job.work_size = 2 * QUERIES + (size_t)job.block_rows * KEYS;
-    if (!few)
-        job.work_size += (size_t)KEYS * (hd + round_up(hd, kernel.tile_n));
+    job.work_size = 2 * QUERIES + (size_t)KEYS * (few ? job.block_rows : kernel.tile_m + hd +
+                                                  round_up(hd, kernel.tile_n));
 
     size_t mark = scratch_mark();
     job.work = scratch_bytes((size_t)n_threads() * job.work_size * sizeof *job.work);
