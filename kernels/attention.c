@@ -1,6 +1,6 @@
-/* attention.c -- softmax(scale Q K^T + bias) V for all heads, without ever keeping the whole matrix of
- * scores: keys pass by in blocks, and each query carries the maximum and the sum of what it has seen
- * (the running softmax of arXiv 1805.02867, in blocks as in FlashAttention, 2205.14135).
+/* attention.c -- softmax(scale Q K^T + bias) V for all heads, without ever keeping the whole matrix
+ * of scores: keys pass by in blocks, and each query carries the maximum and the sum of what it has
+ * seen (the running softmax of arXiv 1805.02867, in blocks as in FlashAttention, 2205.14135).
  *
  *   for each item, head and block of queries (a task):
  *     for each block of KEYS keys:
@@ -11,15 +11,15 @@
  *     out = out / sum
  *
  * Few queries (decoding): K and V are used as they lie there; each is read once: the memory is the
- * limit. Many queries: both products are done by the tile of matmul.c. A block of K is packed as W is
- * there; a block of V has the shape of a panel already, [keys, head_dim], and is only copied. Both
- * stay in the second-level cache, S [tile_m, KEYS] in the first. With 64 numbers in a head, each score costs 128 multiply-adds and one
- * exponential, a tenth of the time.
+ * limit. Many queries: both products are done by the tile of matmul.c. A block of K is packed as W
+ * is there; a block of V has the shape of a panel already, [keys, head_dim], and is only copied.
+ * Both stay in the second-level cache, S [tile_m, KEYS] in the first. With 64 numbers in a head, a
+ * score costs 128 multiply-adds and one exponential, a tenth of the time.
  *
  * Easy to get wrong:
  *   - exp(-INFINITY - -INFINITY): a row that has seen nothing but masked keys must skip the block.
- *   - Bits may not depend on how queries are grouped: a block of keys that a row may not see changes
- *     nothing (P is 0, the maximum stays), so that it does not matter whether its group skips it.
+ *   - Bits may not depend on how queries are grouped: a block of keys that a row may not see
+ *     changes nothing (P is 0, the maximum stays), so its group may skip it or not.
  *   - kv_stride 0: items share keys and values. Then their rows are one long list of queries. */
 #include "kernels.h"
 
@@ -139,8 +139,8 @@ static void many_queries(Block *b, int j, int n)
         for (int r = 0; r < rows; r++)
             soften(b, s + (size_t)r * KEYS, i + r, j, n);
         for (int c = 0; c < hd; c += tn)
-            kernel.tile(b->out + (size_t)i * b->ld + c, b->ld, s, KEYS, b->v_panels + (size_t)c * KEYS,
-                        rows, min(tn, hd - c), n, j > 0);
+            kernel.tile(b->out + (size_t)i * b->ld + c, b->ld, s, KEYS,
+                        b->v_panels + (size_t)c * KEYS, rows, min(tn, hd - c), n, j > 0);
     }
 }
 

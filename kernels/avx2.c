@@ -1,5 +1,5 @@
-/* avx2.c -- the kernels for x86 processors with AVX2, FMA and F16C: Haswell of 2013, Zen of 2017 and
- * later. 16 registers of 8 floats.
+/* avx2.c -- the kernels for x86 processors with AVX2, FMA and F16C: Haswell of 2013, Zen of 2017
+ * and later. 16 registers of 8 floats.
  *
  * The tile (many rows): 6 x 16. Each step along k loads 2 registers of the panel and multiplies
  * them with 6 numbers of A, broadcast straight from memory:
@@ -10,14 +10,14 @@
  *   A[5][p]       c50          c51
  *
  *   registers  12 sums + 2 of the panel + 1 or 2 for A = 16: all there are
- *   per step   12 multiply-adds for 8 loads. Two multiply-adds and two loads a cycle (Haswell to Zen
- *              4): 6 cycles of arithmetic, 4 of loads. 4 x 24 would need 16 registers and a broadcast;
- *              8 x 8 as many loads (9) for 8 multiply-adds.
+ *   per step   12 multiply-adds for 8 loads. Two multiply-adds and two loads a cycle (Haswell to
+ *              Zen 4): 6 cycles of arithmetic, 4 of loads. 4 x 24 has no register left for A;
+ *              8 x 8 needs 9 loads for 8 multiply-adds.
  *   latency    a sum is used again after 12 multiply-adds, 6 cycles; they take 4 or 5 each
  *   Zen 1      does half of each a cycle: the same shape, half the speed
  *
- * Few rows: 4 rows of W by up to 2 of A are 8 sums; the loads of W are shared by the rows of A. What
- * bounds it is the memory.
+ * Few rows: 4 rows of W by up to 2 of A are 8 sums; the loads of W are shared by the rows of A.
+ * What bounds it is the memory.
  *
  * exp, erf and the activations: polynomials fitted for this file (minimax on the stated interval).
  * The errors are measured over all floats by test/kernels.c and bounded there.
@@ -95,7 +95,7 @@ INLINE float max8(__m256 v)
     return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 }
 
-/* === Matrix products =========================================================================== */
+/* === Matrix products ========================================================================== */
 
 /* The sums of the lanes of a, b, c, d. */
 INLINE __m128 sum4(__m256 a, __m256 b, __m256 c, __m256 d)
@@ -273,7 +273,7 @@ INLINE void store_columns(float *P, __m256 q[2][4], int n)
     }
 FOR_EACH_TYPE(PACK)
 
-/* === Vectors =================================================================================== */
+/* === Vectors ================================================================================== */
 
 static float dot_avx2(const float *a, const float *b, int n)
 {
@@ -302,7 +302,8 @@ static void scale_avx2(float *y, float s, int n)
 }
 
 /* 8 N columns of a weighted sum of rows; two sums for each, so that none waits for the other. */
-INLINE void mix_part(float *y, const float *p, const float *V, int ldv, int n, int last, const int N)
+INLINE void mix_part(float *y, const float *p, const float *V, int ldv, int n, int last,
+                     const int N)
 {
     __m256 s[2][4], v;
     for (int c = 0; c < N; c++)
@@ -373,7 +374,8 @@ INLINE __m256 exp256(__m256 x)
     e = _mm256_fmadd_ps(e, r, _mm256_set1_ps(0x1.fffffcp-2f));
     e = _mm256_fmadd_ps(e, r, _mm256_set1_ps(1));
     e = _mm256_fmadd_ps(e, r, _mm256_set1_ps(1));
-    __m256i i = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(i, 1), bias = _mm256_set1_epi32(127);
+    __m256i i = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(i, 1);
+    __m256i bias = _mm256_set1_epi32(127);
     __m256i rest = _mm256_sub_epi32(i, half);
     half = _mm256_slli_epi32(_mm256_add_epi32(half, bias), 23);
     rest = _mm256_slli_epi32(_mm256_add_epi32(rest, bias), 23);
@@ -391,7 +393,7 @@ static float exp_sum_avx2(float *y, const float *x, float m, int n)
     return sum8(sum);
 }
 
-/* === Norms ===================================================================================== */
+/* === Norms ==================================================================================== */
 
 /* The sum of (x - m)^power over the row, power 1 or 2. */
 INLINE float sum_power(const float *x, float m, int n, const int power)
@@ -432,7 +434,7 @@ static void rmsnorm_avx2(float *y, const float *x, const float *w, float eps, in
                                           part_f32(w + i, n - i)));
 }
 
-/* === Activations =============================================================================== */
+/* === Activations ============================================================================== */
 
 /* erf(t) = t N(t^2) / D(t^2), within 6 ulp (1 on average); exactly 1 beyond 3.925. */
 INLINE __m256 erf256(__m256 t)
@@ -490,7 +492,7 @@ INLINE __m256 relu(__m256 x) { return _mm256_max_ps(_mm256_setzero_ps(), x); }
     }
 ACTIVATION(gelu) ACTIVATION(gelu_tanh) ACTIVATION(gelu_quick) ACTIVATION(silu) ACTIVATION(relu)
 
-/* === Conversion of rows ======================================================================== */
+/* === Conversion of rows ======================================================================= */
 
 #define CVT(name, T)                                                                           \
     static void cvt_##name##_avx2(float *y, const void *x, int n)                              \

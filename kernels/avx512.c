@@ -23,7 +23,7 @@
  * exp, erf and the activations: polynomials fitted for this file (minimax on the stated interval).
  * The errors are measured over all floats by test/kernels.c and bounded there.
  *
- * Easy to get wrong: max(x, y) is y if one is not a number; with the bound first, NaN goes through. */
+ * Easy to get wrong: max(x, y) is y if one is not a number; with the bound first, NaN passes. */
 #include "kernels.h"
 
 #include <immintrin.h>
@@ -67,7 +67,11 @@ INLINE void store(float *p, int n, __m512 v) { _mm512_mask_storeu_ps(p, first(n)
     STAMP(f16, uint16_t)                    \
     STAMP(bf16, uint16_t)
 
-/* === Matrix products =========================================================================== */
+/* The sum and the maximum of the lanes. */
+INLINE float sum16(__m512 v) { return _mm512_reduce_add_ps(v); }
+INLINE float max16(__m512 v) { return _mm512_reduce_max_ps(v); }
+
+/* === Matrix products ========================================================================== */
 
 /* The sums of the lanes of a, b, c, d. */
 INLINE __m128 sum4(__m512 a, __m512 b, __m512 c, __m512 d)
@@ -255,7 +259,7 @@ INLINE void store_columns(float *P, __m512 q[4][4], int n)
     }
 FOR_EACH_TYPE(PACK)
 
-/* === Vectors =================================================================================== */
+/* === Vectors ================================================================================== */
 
 static float dot_avx512(const float *a, const float *b, int n)
 {
@@ -267,7 +271,7 @@ static float dot_avx512(const float *a, const float *b, int n)
             s[v] = _mm512_fmadd_ps(load_f32(a + i + 16 * v), load_f32(b + i + 16 * v), s[v]);
     for (; i < n; i += 16)
         s[0] = _mm512_fmadd_ps(part_f32(a + i, n - i), part_f32(b + i, n - i), s[0]);
-    return _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(s[0], s[1]), _mm512_add_ps(s[2], s[3])));
+    return sum16(_mm512_add_ps(_mm512_add_ps(s[0], s[1]), _mm512_add_ps(s[2], s[3])));
 }
 
 static void axpy_avx512(float *y, float s, const float *x, int n)
@@ -284,7 +288,8 @@ static void scale_avx512(float *y, float s, int n)
 }
 
 /* 16 N columns of a weighted sum of rows; two sums for each, so that none waits for the other. */
-INLINE void mix_part(float *y, const float *p, const float *V, int ldv, int n, int last, const int N)
+INLINE void mix_part(float *y, const float *p, const float *V, int ldv, int n, int last,
+                     const int N)
 {
     __m512 s[2][4], v;
     for (int c = 0; c < N; c++)
@@ -333,7 +338,7 @@ static float max_avx512(const float *x, int n)
     __m512 m = _mm512_set1_ps(x[0]);
     for (int i = 0; i < n; i += 16)
         m = _mm512_mask_max_ps(m, first(n - i), part_f32(x + i, n - i), m);
-    return _mm512_reduce_max_ps(m);
+    return max16(m);
 }
 
 /* e^x for every float: within 1 ulp, subnormal results included.
@@ -363,10 +368,10 @@ static float exp_sum_avx512(float *y, const float *x, float m, int n)
         store(y + i, n - i, e);
         sum = _mm512_mask_add_ps(sum, first(n - i), sum, e);
     }
-    return _mm512_reduce_add_ps(sum);
+    return sum16(sum);
 }
 
-/* === Norms ===================================================================================== */
+/* === Norms ==================================================================================== */
 
 /* The sum of (x - m)^power over the row, power 1 or 2. */
 INLINE float sum_power(const float *x, float m, int n, const int power)
@@ -382,7 +387,7 @@ INLINE float sum_power(const float *x, float m, int n, const int power)
             __m512 d = _mm512_maskz_sub_ps(first(left), part_f32(x + i + 16 * v, left), vm);
             s[v] = power == 1 ? _mm512_add_ps(s[v], d) : _mm512_fmadd_ps(d, d, s[v]);
         }
-    return _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(s[0], s[1]), _mm512_add_ps(s[2], s[3])));
+    return sum16(_mm512_add_ps(_mm512_add_ps(s[0], s[1]), _mm512_add_ps(s[2], s[3])));
 }
 
 static void layernorm_avx512(float *y, const float *x, const float *w, const float *b, float eps,
@@ -406,7 +411,7 @@ static void rmsnorm_avx512(float *y, const float *x, const float *w, float eps, 
                                           part_f32(w + i, n - i)));
 }
 
-/* === Activations =============================================================================== */
+/* === Activations ============================================================================== */
 
 /* erf(t) = t N(t^2) / D(t^2), within 6 ulp (1 on average); exactly 1 beyond 3.925. */
 INLINE __m512 erf512(__m512 t)
@@ -464,7 +469,7 @@ INLINE __m512 relu(__m512 x) { return _mm512_max_ps(_mm512_setzero_ps(), x); }
     }
 ACTIVATION(gelu) ACTIVATION(gelu_tanh) ACTIVATION(gelu_quick) ACTIVATION(silu) ACTIVATION(relu)
 
-/* === Conversion of rows ======================================================================== */
+/* === Conversion of rows ======================================================================= */
 
 #define CVT(name, T)                                                                           \
     static void cvt_##name##_avx512(float *y, const void *x, int n)                            \

@@ -13,14 +13,14 @@
  * only: not on the thread count, not on how many items are computed together.
  *
  * A new level: kernels/NAME.c with any subset of the slots; its prototype here; its row in LEVELS[]
- * (kernels.c); its flags line in the Makefile. A new slot: contract here, definition in ref.c, a row
- * in test/kernels.c; faster versions when a profile asks for them. */
+ * (kernels.c); its flags line in the Makefile. A new slot: contract here, definition in ref.c, a
+ * row in test/kernels.c; faster versions when a profile asks for them. */
 #ifndef KERNELS_H
 #define KERNELS_H
 
 #include "../types.h"
 
-/* === Drivers =================================================================================== */
+/* === Drivers ================================================================================== */
 
 /* What gemm does with each finished sum s = A[i] . W[j], in this order; zero fields do nothing. */
 typedef struct {
@@ -34,7 +34,7 @@ typedef struct {
  * strides in elements; W is dense, of type F32, F16 or BF16, and is multiplied in f32. C must not
  * overlap A or W. m_item is the number of rows of one item (m is a multiple of it): few rows read
  * the weights once, as stored, at the speed of memory; many rows pack panels of W that stay in the
- * cache. The choice follows from m_item alone, and in both every row of C is the same whatever m is. */
+ * cache. The choice follows from m_item alone, and in both a row of C is the same whatever m is. */
 void gemm(float *C, int ldc, const float *A, int lda, const void *W, DType type,
           int m, int n, int k, int m_item, Epilogue e);
 
@@ -58,7 +58,7 @@ typedef struct {
 
 void attention_heads(const Attention *a);
 
-/* === Micro-kernels ============================================================================= */
+/* === Micro-kernels ============================================================================ */
 
 typedef struct {
     /* few rows: C[i][j] = A[i] . W[j], i < m, j < n; W as stored, of the type of the slot, its rows
@@ -71,7 +71,7 @@ typedef struct {
     void (*tile)(float *C, int ldc, const float *A, int lda, const float *P, int mr, int nr, int k,
                  bool accumulate);
     /* one panel: rows j .. j+nr-1 of W [n, ldw], columns 0 .. k-1, transposed to f32 [k, tile_n] */
-    void (*pack[3])(float *P, const void *W, int ldw, int nr, int k);                /* F32 F16 BF16 */
+    void (*pack[3])(float *P, const void *W, int ldw, int nr, int k);   /* F32 F16 BF16 */
 
     float (*dot)(const float *a, const float *b, int n);
     void  (*axpy)(float *y, float s, const float *x, int n);            /* y += s x */
@@ -84,7 +84,7 @@ typedef struct {
     /* y = exp(x - m), the return value is their sum; y may be x. exp(-INFINITY) is 0 */
     float (*exp_sum)(float *y, const float *x, float m, int n);
     void  (*layernorm)(float *y, const float *x, const float *w, const float *b, float eps, int n);
-    void  (*rmsnorm)(float *y, const float *x, const float *w, float eps, int n);    /* y may be x */
+    void  (*rmsnorm)(float *y, const float *x, const float *w, float eps, int n);   /* y may be x */
     void  (*act[6])(float *y, int n);                                   /* by Act, in place */
     void  (*cvt[3])(float *y, const void *x, int n);                    /* F32 F16 BF16 -> f32 */
 } Kernels;

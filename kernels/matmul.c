@@ -5,15 +5,15 @@
  *     W [n, k], as stored       Strips of W are read once and multiplied with all rows of A.
  *
  *   many rows (images, prompts) each weight is used hundreds of times: arithmetic is the limit.
- *     W  -> panels              A strip of W, cut along k into blocks of about K_BLOCK, is transposed
- *                               and converted to f32 once: P [k block, tile_n], which stays in the
- *                               second-level cache while ...
+ *     W  -> panels              A strip of W, cut along k into blocks of at most K_BLOCK, is
+ *                               transposed and converted to f32 once: P [k block, tile_n], which
+ *                               stays in the second-level cache while ...
  *     A  -> tiles               ... all rows of A pass by, tile_m at a time, read where they are.
  *     C tile += A tile . P      tile_m x tile_n sums in registers.
  *     C  -> epilogue            bias, activation, gate, residual, while the tile is in the cache.
  *
- * A task of parallel_for is one strip of W (and, if there are too few strips for the threads, a part
- * of the rows): a thread packs what it uses, so threads never wait for each other.
+ * A task of parallel_for is one strip of W (and, if there are too few strips for the threads, a
+ * part of the rows): a thread packs what it uses, so threads never wait for each other.
  *
  * Easy to get wrong:
  *   - The order in which an element of C is summed depends on k alone (and on few or many, decided
@@ -46,7 +46,7 @@ static int min(int a, int b) { return a < b ? a : b; }
 static int ceil_div(int a, int b) { return (a + b - 1) / b; }
 static int round_up(int a, int b) { return ceil_div(a, b) * b; }
 
-/* Finishes the sums S [rows, cols] and puts them at row i0, column j0 of C; S may be there already. */
+/* Finishes the sums S [rows, cols] and puts them at row i0, column j0 of C; S may be there. */
 static void finish(const Product *p, float *S, int lds, int i0, int j0, int rows, int cols)
 {
     const Epilogue *e = &p->e;

@@ -17,7 +17,7 @@
 #include <math.h>
 #include <string.h>
 
-/* === Conversions =============================================================================== */
+/* === Conversions ============================================================================== */
 
 /* f16: 1 sign, 5 exponent (bias 15), 10 mantissa bits. f32: 1, 8 (bias 127), 23. */
 float f16_to_f32(uint16_t h)
@@ -46,7 +46,7 @@ float bf16_to_f32(uint16_t h)
 
 static float f32_to_f32(float f) { return f; }
 
-/* === Matrix products =========================================================================== */
+/* === Matrix products ========================================================================== */
 
 enum { TILE_M = 4, TILE_N = 16 };               /* accumulators that a compiler can keep at hand */
 
@@ -102,7 +102,7 @@ static void tile_ref(float *C, int ldc, const float *A, int lda, const float *P,
     }
 FOR_EACH_TYPE(PACK)
 
-/* === Vectors =================================================================================== */
+/* === Vectors ================================================================================== */
 
 static float dot_ref(const float *a, const float *b, int n)
 {
@@ -162,12 +162,13 @@ static float exp_sum_ref(float *y, const float *x, float m, int n)
     return (float)sum;
 }
 
-/* === Norms ===================================================================================== */
+/* === Norms ==================================================================================== */
 
 /* y = (x - mean) / sqrt(variance + eps) * w + b. The variance is that of the population (divided by
  * n), taken from the differences to the mean: E[x^2] - E[x]^2 would lose everything that matters
  * where the mean is large. */
-static void layernorm_ref(float *y, const float *x, const float *w, const float *b, float eps, int n)
+static void layernorm_ref(float *y, const float *x, const float *w, const float *b, float eps,
+                          int n)
 {
     double mean = 0, var = 0;
     for (int i = 0; i < n; i++)
@@ -191,7 +192,7 @@ static void rmsnorm_ref(float *y, const float *x, const float *w, float eps, int
         y[i] = (float)(x[i] * r) * w[i];
 }
 
-/* === Activations =============================================================================== */
+/* === Activations ============================================================================== */
 
 static void none_ref(float *y, int n)
 {
@@ -235,7 +236,7 @@ static void relu_ref(float *y, int n)
         y[i] = y[i] < 0 ? 0 : y[i];
 }
 
-/* === Conversion of rows ======================================================================== */
+/* === Conversion of rows ======================================================================= */
 
 #define CVT(name, T, to_f32)                                                                   \
     static void cvt_##name##_ref(float *y, const void *x, int n)                               \

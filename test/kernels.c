@@ -1,0 +1,853 @@
+/* kernels.c -- every kernel of every level against its definition, in the manner of checkasm.
+ *
+ *   test/kernels [--isa LEVEL] [--cases N] [--seed S]    all levels of this CPU, or one
+ *   test/kernels --best                                  prints the best level
+ *   test/kernels --bench [LEVEL] [THREADS]               prints speeds (bench_kernels.h)
+ *
+ * For each slot, random cases: sizes with many ones, primes and neighbours of powers of two; row
+ * distances larger than rows; addresses that are aligned to nothing. All memory around and between
+ * is filled with 0xff bytes, which is NaN in all three formats: reading past an edge poisons the
+ * result, writing past one is seen afterwards.
+ *
+ * Definitions are computed here once more, in double. The tolerance is not tuned but a theorem:
+ * with u = 2^-24, a sum of n products in any order, with or without fused multiplication, is off by
+ * at most n u / (1 - n u) times the sum of the absolute products; other bounds stand at their case.
+ *
+ * A failure prints level, slot, seed and shape: --seed repeats it alone. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "../kernels/kernels.h"
+#include "../tensor.h"
+#include "bench_kernels.h"
+
+#define U 0x1p-24                               /* the largest relative error of a rounding */
+#define TINY 0x1p-140                           /* many roundings among the subnormals */
+
+static int n_passed, n_failed, n_cases = 2000;
+static const char *slot = "";
+static char shape[160];
+static uint64_t seed, only_seed;
+static bool case_failed;
+
+/* === Random numbers, sizes, memory ============================================================ */
+
+static uint64_t state;
+
+static uint32_t random_bits(void)               /* splitmix64 */
+{
+    uint64_t z = state += 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return (uint32_t)(z >> 32);
+}
+
+static int below(int n) { return (int)(random_bits() % (uint32_t)n); }
+static float uniform(void) { return (float)(int32_t)random_bits() * 0x1p-31f; }     /* -1 .. 1 */
+
+static int size(int max)                        /* 1 .. max */
+{
+    static const int prime[] = { 2, 3, 5, 7, 11, 13, 17, 31, 37, 61, 67, 97, 127, 131, 251, 257 };
+    int n;
+    switch (below(5)) {
+    case 0:  n = 1 + below(4); break;
+    case 1:  n = prime[below(16)]; break;
+    case 2:  n = (1 << below(10)) + below(3) - 1; break;
+    default: n = 1 + below(max); break;
+    }
+    return n < 1 ? 1 : n > max ? max : n;
+}
+
+/* All memory of a case: one block filled with 0xff; what is handed out is remembered, so that the
+ * rest can be looked through afterwards. */
+enum { POOL = 16 << 20, GUARD = 256, MAX_PIECES = 32 };
+static unsigned char pool[POOL];
+static size_t used;
+static struct { size_t start, end; } piece[MAX_PIECES];
+static int n_pieces;
+
+static void *take(size_t bytes, size_t unit)
+{
+    size_t start = (used + GUARD) / 64 * 64 + unit * (size_t)below((int)(64 / unit));
+    if (n_pieces == MAX_PIECES || start + bytes + GUARD > POOL)
+        bug("test/kernels: the pool is too small");
+    piece[n_pieces].start = start;
+    piece[n_pieces++].end = used = start + bytes;
+    return pool + start;
+}
+
+static void release(void)
+{
+    memset(pool, 0xff, used + GUARD);
+    used = 0;
+    n_pieces = 0;
+}
+
+static float *floats(size_t n) { return take(n * sizeof(float), sizeof(float)); }
+
+static float *random_floats(size_t n, float magnitude)
+{
+    float *x = floats(n);
+    for (size_t i = 0; i < n; i++)
+        x[i] = below(50) ? uniform() * magnitude : 0;
+    return x;
+}
+
+/* [m, n] with rows ld apart; what is between them stays NaN. */
+static float *random_rows(int m, int n, int ld, float magnitude)
+{
+    float *x = floats((size_t)m * ld);
+    for (int i = 0; i < m; i++)
+        for (int j = 0; j < n; j++)
+            x[(size_t)i * ld + j] = below(50) ? uniform() * magnitude : 0;
+    return x;
+}
+
+static float weight_at(const void *W, DType type, size_t i)
+{
+    if (type == F32)
+        return ((const float *)W)[i];
+    uint16_t h = ((const uint16_t *)W)[i];
+    return type == F16 ? f16_to_f32(h) : bf16_to_f32(h);
+}
+
+/* [n, k] with rows ld apart; f16 and bf16 from random bits: about -2 .. 2, and some subnormals. */
+static void *random_weights(DType type, int n, int k, int ld)
+{
+    if (type == F32)
+        return random_rows(n, k, ld, 1);
+    uint16_t *w = take((size_t)n * ld * sizeof *w, sizeof *w);
+    for (int i = 0; i < n; i++)
+        for (int j = 0; j < k; j++) {
+            uint16_t r = (uint16_t)random_bits(), *to = w + (size_t)i * ld + j;
+            if (type == F16)
+                *to = below(20) ? (r & 0x83ff) | (uint16_t)((8 + below(8)) << 10) : r & 0x83ff;
+            else
+                *to = (r & 0x807f) | (uint16_t)((118 + below(10)) << 7);
+        }
+    return w;
+}
+
+/* === Verdicts ================================================================================= */
+
+static void fail_case(const char *fmt, ...) PRINTF(1, 2);
+static void fail_case(const char *fmt, ...)
+{
+    if (case_failed)
+        return;
+    case_failed = true;
+    char text[200];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    printf("failed: %s %s --seed %llu [%s]: %s\n", kernels_level(), slot,
+           (unsigned long long)seed, shape, text);
+}
+
+static void near(long index, double got, double want, double bound)
+{
+    bool same = got == want || (isnan(got) && isnan(want));
+    if (!same && !(fabs(got - want) <= bound))
+        fail_case("element %ld: got %.9g, want %.9g, bound %.3g", index, got, want, bound);
+}
+
+static void equal(long index, float got, float want)
+{
+    if (memcmp(&got, &want, sizeof got) && !(isnan(got) && isnan(want)))
+        fail_case("element %ld: got %.9g, want just %.9g", index, (double)got, (double)want);
+}
+
+/* What is not an element must still be 0xff. */
+static void check_gaps(const float *C, int m, int n, int ld)
+{
+    uint32_t bits;
+    for (int i = 0; i < m; i++)
+        for (int j = n; j < ld; j++) {
+            memcpy(&bits, C + (size_t)i * ld + j, sizeof bits);
+            if (bits != 0xffffffff)
+                fail_case("row %d: wrote column %d of %d", i, j, n);
+        }
+}
+
+static void check_guards(void)
+{
+    size_t at = 0;
+    for (int p = 0; p <= n_pieces; p++) {
+        size_t end = p < n_pieces ? piece[p].start : used + GUARD;
+        for (; at < end; at++)
+            if (pool[at] != 0xff)
+                fail_case("wrote %s buffer %d of %d", p ? "after" : "before", p ? p : 1, n_pieces);
+        at = p < n_pieces ? piece[p].end : end;
+    }
+}
+
+/* gamma(n) = n u / (1 - n u) */
+static double gamma_n(double n) { return n * U / (1 - n * U); }
+
+/* === Matrix slots ============================================================================= */
+
+static void test_few(int type)
+{
+    int m = size(9), n = size(70), k = size(300);
+    int lda = k + below(4), ldw = k + below(4), ldc = n + below(4);
+    snprintf(shape, sizeof shape, "m %d n %d k %d lda %d ldw %d ldc %d", m, n, k, lda, ldw, ldc);
+    float *A = random_rows(m, k, lda, 1), *C = floats((size_t)m * ldc), one = 0;
+    void *W = random_weights(type, n, k, ldw);
+    kernel.few[type](C, ldc, A, lda, W, ldw, m, n, k);
+    for (int i = 0; i < m; i++)
+        for (int j = 0; j < n; j++) {
+            double sum = 0, abs = 0;
+            for (int p = 0; p < k; p++) {
+                double t = (double)A[(size_t)i * lda + p] * weight_at(W, type, (size_t)j * ldw + p);
+                sum += t, abs += fabs(t);
+            }
+            near((long)i * n + j, C[(size_t)i * ldc + j], sum, gamma_n(k + 1) * abs + TINY);
+        }
+    int i = below(m), j = below(n);             /* an element is the same alone */
+    kernel.few[type](&one, 1, A + (size_t)i * lda, lda,
+                     (char *)W + (size_t)j * ldw * (type == F32 ? 4 : 2), ldw, 1, 1, k);
+    equal((long)i * n + j, C[(size_t)i * ldc + j], one);
+    check_gaps(C, m, n, ldc);
+}
+
+static void test_tile(int unused)
+{
+    (void)unused;
+    int tn = kernel.tile_n, m = 1 + below(kernel.tile_m), n = 1 + below(tn), k = size(300);
+    int lda = k + below(4), ldc = n + below(4);
+    bool accumulate = below(2);
+    snprintf(shape, sizeof shape, "m %d n %d k %d lda %d ldc %d%s", m, n, k, lda, ldc,
+             accumulate ? " accumulate" : "");
+    float *A = random_rows(m, k, lda, 1), *P = random_rows(k, n, tn, 1);
+    float *C = floats((size_t)m * ldc), *before = floats((size_t)m * n);
+    for (int p = 0; p < k; p++)
+        memset(P + (size_t)p * tn + n, 0, (size_t)(tn - n) * sizeof *P);
+    for (int i = 0; i < m * n; i++) {
+        before[i] = accumulate ? uniform() : 0;
+        if (accumulate)
+            C[(size_t)(i / n) * ldc + i % n] = before[i];
+    }
+    kernel.tile(C, ldc, A, lda, P, m, n, k, accumulate);
+    for (int i = 0; i < m; i++)
+        for (int j = 0; j < n; j++) {
+            double sum = before[i * n + j], abs = fabs(sum);
+            for (int p = 0; p < k; p++) {
+                double t = (double)A[(size_t)i * lda + p] * P[(size_t)p * tn + j];
+                sum += t, abs += fabs(t);
+            }
+            near((long)i * n + j, C[(size_t)i * ldc + j], sum, gamma_n(k + 2) * abs + TINY);
+        }
+    check_gaps(C, m, n, ldc);
+}
+
+static void test_pack(int type)
+{
+    int tn = kernel.tile_n, n = 1 + below(tn), k = size(300), ldw = k + below(4);
+    snprintf(shape, sizeof shape, "n %d k %d ldw %d", n, k, ldw);
+    void *W = random_weights(type, n, k, ldw);
+    float *P = floats((size_t)k * tn);
+    kernel.pack[type](P, W, ldw, n, k);
+    for (int p = 0; p < k; p++)
+        for (int j = 0; j < tn; j++)
+            equal((long)p * tn + j, P[(size_t)p * tn + j],
+                  j < n ? weight_at(W, type, (size_t)j * ldw + p) : 0);
+}
+
+/* === Vector slots ============================================================================= */
+
+static void test_dot(int unused)
+{
+    (void)unused;
+    int n = size(1000);
+    snprintf(shape, sizeof shape, "n %d", n);
+    float *a = random_floats(n, 1), *b = random_floats(n, 4);
+    double sum = 0, abs = 0;
+    for (int i = 0; i < n; i++)
+        sum += (double)a[i] * b[i], abs += fabs((double)a[i] * b[i]);
+    near(0, kernel.dot(a, b, n), sum, gamma_n(n + 1) * abs + TINY);
+}
+
+enum { AXPY, SCALE, ADD, MUL };
+
+static void test_elementwise(int which)
+{
+    int n = size(1000);
+    float s = uniform() * 3;
+    snprintf(shape, sizeof shape, "n %d", n);
+    float *y = random_floats(n, 2), *x = random_floats(n, 2), *before = floats(n);
+    memcpy(before, y, n * sizeof *y);
+    switch (which) {
+    case AXPY:  kernel.axpy(y, s, x, n); break;
+    case SCALE: kernel.scale(y, s, n); break;
+    case ADD:   kernel.add(y, x, n); break;
+    default:    kernel.mul(y, x, n); break;
+    }
+    for (int i = 0; i < n; i++)
+        switch (which) {
+        case AXPY:  near(i, y[i], before[i] + (double)s * x[i],     /* two roundings, or one */
+                         U * 1.01 * (fabs(before[i]) + 2 * fabs((double)s * x[i])) + TINY); break;
+        case SCALE: equal(i, y[i], before[i] * s); break;
+        case ADD:   equal(i, y[i], before[i] + x[i]); break;
+        default:    equal(i, y[i], before[i] * x[i]); break;
+        }
+}
+
+static void test_mix(int unused)
+{
+    (void)unused;
+    int n = size(200), d = size(200), ldv = d + below(5);
+    snprintf(shape, sizeof shape, "n %d d %d ldv %d", n, d, ldv);
+    float *p = random_floats(n, 1), *V = random_rows(n, d, ldv, 1), *y = random_floats(d, 1);
+    float *before = floats(d);
+    memcpy(before, y, d * sizeof *y);
+    kernel.mix(y, p, V, ldv, n, d);
+    for (int c = 0; c < d; c++) {
+        double sum = before[c], abs = fabs(sum);
+        for (int j = 0; j < n; j++) {
+            double t = (double)p[j] * V[(size_t)j * ldv + c];
+            sum += t, abs += fabs(t);
+        }
+        near(c, y[c], sum, gamma_n(n + 2) * abs + TINY);
+    }
+}
+
+static void test_max(int unused)
+{
+    (void)unused;
+    int n = size(1000);
+    snprintf(shape, sizeof shape, "n %d", n);
+    float *x = random_floats(n, 9), want = -INFINITY;
+    for (int i = 0; i < n; i++) {
+        x[i] = below(4) ? x[i] - 20 : below(50) ? x[i] - 40 : -INFINITY;
+        want = x[i] > want ? x[i] : want;
+    }
+    equal(0, kernel.max(x, n), want);
+}
+
+static double ulps(double got, double want)     /* the error in units of the last place of want */
+{
+    int e;
+    frexp(want, &e);
+    return got == want ? 0 : fabs(got - want) / ldexp(1, e - 24 < -149 ? -149 : e - 24);
+}
+
+static void test_exp_sum(int unused)
+{
+    (void)unused;
+    int n = size(600);
+    float m = uniform() * 50, reach = below(2) ? 10.0f : 120.0f;
+    bool in_place = below(2);
+    snprintf(shape, sizeof shape, "n %d m %g%s", n, (double)m, in_place ? " in place" : "");
+    float *x = random_floats(n, reach), *y = in_place ? x : floats(n), *before = floats(n);
+    double sum = 0;
+    for (int i = 0; i < n; i++) {
+        x[i] = below(30) ? (x[i] < 80 ? x[i] : 80) + m : -INFINITY;
+        before[i] = x[i];
+    }
+    float got = kernel.exp_sum(y, x, m, n);
+    for (int i = 0; i < n; i++) {
+        double want = exp((double)(before[i] - m));
+        sum += want;
+        if (ulps(y[i], want) > 1.5)             /* below 2^-126 it may be rounded twice */
+            fail_case("element %d: exp(%.9g) is %.9g, %.2f ulp off", i, (double)(before[i] - m),
+                      (double)y[i], ulps(y[i], want));
+    }
+    near(n, got, sum, gamma_n(n + 3) * sum + TINY);
+}
+
+/* === Norms ==================================================================================== */
+
+static void test_norm(int rms)
+{
+    int n = size(1000);
+    float eps = below(2) ? 1e-5f : 1e-12f, shift = rms || below(2) ? 0 : uniform() * 30;
+    bool in_place = below(2);
+    snprintf(shape, sizeof shape, "n %d eps %g shift %g", n, (double)eps, (double)shift);
+    float *x = random_floats(n, below(2) ? 1.0f : 1e-2f), *w = random_floats(n, 2);
+    float *b = random_floats(n, 1), *y = in_place ? x : floats(n);
+    double *d = malloc((size_t)n * sizeof *d), mean = 0, abs = 0, var = 0;
+    for (int i = 0; i < n; i++) {
+        x[i] += shift;
+        mean += x[i] / (double)n, abs += fabs(x[i]) / n;
+    }
+    mean = rms ? 0 : mean;
+    for (int i = 0; i < n; i++) {
+        d[i] = x[i] - mean;
+        var += d[i] * d[i] / n;
+    }
+    if (rms)
+        kernel.rmsnorm(y, x, w, eps, n);
+    else
+        kernel.layernorm(y, x, w, b, eps, n);
+    /* The mean is off by at most off; each difference by that and a rounding; the squares by twice
+     * as much, of which the part that is the same for all adds off^2, for the sum of d is 0. */
+    double off = rms ? 0 : gamma_n(n + 1) * abs, r = 1 / sqrt(var + eps);
+    double var_off = gamma_n(n + 6) * var + 2 * U * off * sqrt(var) + 1.1 * off * off;
+    double rel = var_off * r * r / 2 + 4 * U;
+    for (int i = 0; i < n; i++) {
+        double v = d[i] * r, want = v * w[i] + (rms ? 0 : b[i]);
+        double v_off = fabs(v) * (rel + 4 * U) + off * r * (1 + rel);
+        near(i, y[i], want, 1.01 * (fabs(w[i]) * v_off + U * fabs(want)) + TINY);
+    }
+    free(d);
+}
+
+/* === Activations ============================================================================== */
+
+static double act_exact(Act act, double x)
+{
+    switch (act) {
+    case GELU:       return 0.5 * x * erfc(-x * sqrt(0.5));
+    case GELU_TANH:  return x / (1 + exp(-2 * sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+    case GELU_QUICK: return x / (1 + exp(-1.702 * x));
+    case SILU:       return x / (1 + exp(-x));
+    case RELU:       return x > 0 ? x : 0;
+    default:         return x;
+    }
+}
+
+/* GELU: x / 2 (1 + e), where e is erf to 6 u and its argument adds one more: 3.5 u |x|, and a
+ * rounding. The others are x / (1 + exp(-z)): z is off by `off` roundings, and what that does to
+ * the result is z (1 - sigmoid) times as much; then exp (2), sum and quotient. Where exp(-z)
+ * overflows, the result is 0 instead of less than 2^-121. */
+static double act_bound(Act act, double x)
+{
+    double y = act_exact(act, x), z, off;
+    switch (act) {
+    case GELU:       return U * (3.5 * fabs(x) + fabs(y)) + TINY;
+    case GELU_TANH:  z = 2 * sqrt(2 / M_PI) * (x + 0.044715 * x * x * x), off = 5; break;
+    case GELU_QUICK: z = 1.702 * x, off = 2; break;
+    case SILU:       z = x, off = 0; break;
+    default:         return 0;
+    }
+    return U * 1.01 * fabs(y) * (5 + off * fabs(z) / (1 + exp(z))) + 0x1p-121;
+}
+
+static void test_act(int act)
+{
+    int n = size(500);
+    float reach = below(3) ? 6.0f : 100.0f;
+    snprintf(shape, sizeof shape, "n %d reach %g", n, (double)reach);
+    float *y = random_floats(n, reach), *x = floats(n);
+    memcpy(x, y, n * sizeof *x);
+    kernel.act[act](y, n);
+    for (int i = 0; i < n; i++)
+        near(i, y[i], act_exact(act, x[i]), act_bound(act, x[i]));
+}
+
+static void test_cvt(int type)
+{
+    int n = size(600);
+    snprintf(shape, sizeof shape, "n %d", n);
+    void *x = random_weights(type, 1, n, n);
+    float *y = floats(n);
+    kernel.cvt[type](y, x, n);
+    for (int i = 0; i < n; i++)
+        equal(i, y[i], weight_at(x, type, i));
+}
+
+/* === Drivers ================================================================================== */
+
+static void test_gemm(int type)
+{
+    bool few = below(2);
+    int m_item = few ? 1 + below(8) : 9 + below(40), items = 1 + below(3), m = m_item * items;
+    int n = size(200), k = below(8) ? size(300) : 700 + below(1500);
+    int lda = k + below(4), ldc = n + below(4);
+    Epilogue e = { .act = below(2) ? (Act)below(6) : ACT_NONE, .add = below(2) };
+    bool bias = below(2), mul = below(3) == 0;
+    snprintf(shape, sizeof shape, "m %d of %d n %d k %d lda %d ldc %d bias %d act %d mul %d add %d",
+             m, m_item, n, k, lda, ldc, bias, e.act, mul, e.add);
+    float *A = random_rows(m, k, lda, 1), *C = random_rows(m, n, ldc, 1);
+    float *one = floats((size_t)m * ldc), *before = floats((size_t)m * ldc);
+    float *b = random_floats(n, 1), *g = random_floats((size_t)m * n, 2);
+    void *W = random_weights(type, n, k, k);
+    e.bias = bias ? b : NULL;
+    e.mul = mul ? g : NULL;
+    memcpy(before, C, (size_t)m * ldc * sizeof *C);
+    memcpy(one, C, (size_t)m * ldc * sizeof *C);
+    gemm(C, ldc, A, lda, W, type, m, n, k, m_item, e);
+    for (int q = 0; q < 200; q++) {             /* some elements: each slot has its own test */
+        int i = below(m), j = below(n);
+        double sum = bias ? b[j] : 0, abs = fabs(sum);
+        for (int p = 0; p < k; p++) {
+            double t = (double)A[(size_t)i * lda + p] * weight_at(W, type, (size_t)j * k + p);
+            sum += t, abs += fabs(t);
+        }
+        /* no activation is steeper than 1.13 */
+        double want = act_exact(e.act, sum);
+        double bound = 1.13 * gamma_n(k + 8) * abs + act_bound(e.act, sum);
+        if (mul) {
+            want *= g[(size_t)i * n + j];
+            bound = bound * fabs(g[(size_t)i * n + j]) + U * fabs(want);
+        }
+        if (e.add) {
+            want += before[(size_t)i * ldc + j];
+            bound += U * (fabs(want) + bound);
+        }
+        near((long)i * n + j, C[(size_t)i * ldc + j], want, 1.01 * bound + TINY);
+    }
+    check_gaps(C, m, n, ldc);
+    gemm(one, ldc, A, lda, W, type, m_item, n, k, m_item, e);       /* the first item alone */
+    for (int i = 0; i < m_item; i++)
+        for (int j = 0; j < n; j++)
+            equal((long)i * n + j, one[(size_t)i * ldc + j], C[(size_t)i * ldc + j]);
+}
+
+/* One row of one head, in double. bound[c]: a score is off by s (a dot product and the bias); a
+ * weight then by 2 s relatively, and by its difference to the maximum, exp and the sums. */
+static void attend_exact(const Attention *a, int item, int i, int h, double *out, double *bound)
+{
+    int hd = a->head_dim, ld = a->n_heads * hd, ldkv = a->n_kv_heads * hd;
+    const float *q = a->q + ((size_t)item * a->n_q + i) * ld + (size_t)h * hd;
+    size_t kv = item * a->kv_stride + (size_t)(h / (a->n_heads / a->n_kv_heads)) * hd;
+    int n = a->causal ? i + 1 + a->n_kv - a->n_q : a->n_kv;
+    double *s = calloc((size_t)a->n_kv, sizeof *s), max = -INFINITY, min = INFINITY, off = 0;
+    double sum = 0;
+    for (int j = 0; j < n; j++) {
+        double dot = 0, abs = 0, b = 0;
+        for (int c = 0; c < hd; c++) {
+            double t = (double)q[c] * a->k[kv + (size_t)j * ldkv + c];
+            dot += t, abs += fabs(t);
+        }
+        if (a->bias)
+            b = a->bias[((size_t)(a->bias_heads > 1 ? h : 0) * a->n_q + i) * a->n_kv + j];
+        s[j] = dot * (double)a->scale + b;
+        if (isinf(b))
+            continue;
+        double err = gamma_n(hd + 4) * abs * (double)a->scale + 2 * U * fabs(b);
+        off = err > off ? err : off;
+        max = s[j] > max ? s[j] : max;
+        min = s[j] < min ? s[j] : min;
+    }
+    memset(out, 0, (size_t)hd * sizeof *out);
+    memset(bound, 0, (size_t)hd * sizeof *bound);
+    for (int j = 0; j < n && max > -INFINITY; j++)
+        sum += s[j] = exp(s[j] - max);
+    for (int j = 0; j < n && sum > 0; j++)
+        for (int c = 0; c < hd; c++) {
+            double t = s[j] / sum * a->v[kv + (size_t)j * ldkv + c];
+            out[c] += t, bound[c] += fabs(t);
+        }
+    double rel = 2.1 * off + 2 * gamma_n(a->n_kv + 40) + 2 * U * (max > min ? max - min : 0);
+    for (int c = 0; c < hd; c++)
+        bound[c] = bound[c] * rel + 0x1p-110;
+    free(s);
+}
+
+static void test_attention(int unused)
+{
+    (void)unused;
+    int kv_heads = 1 + below(3), heads = kv_heads * (1 + below(3)), hd = size(90);
+    int items = 1 + below(3);
+    bool causal = below(2), shared = below(3) == 0;
+    int n_q = below(2) ? 1 + below(4) : size(90), n_kv = below(5) ? size(150) : 500 + below(150);
+    n_kv = causal && n_kv < n_q ? n_q : n_kv;
+    int d = heads * hd, dkv = kv_heads * hd, bias_heads = below(2) ? 1 : heads;
+    snprintf(shape, sizeof shape,
+             "items %d n_q %d n_kv %d heads %d kv_heads %d head_dim %d%s%s bias_heads %d", items,
+             n_q, n_kv, heads, kv_heads, hd, causal ? " causal" : "", shared ? " shared" : "",
+             bias_heads);
+    size_t stride = shared ? 0 : (size_t)(n_kv + below(3)) * dkv;
+    size_t q_floats = (size_t)items * n_q * d;
+    size_t kv_floats = stride ? items * stride : (size_t)n_kv * dkv;
+    Attention a = { .out = floats(q_floats), .q = random_floats(q_floats, 2),
+                    .k = random_floats(kv_floats, 2), .v = random_floats(kv_floats, 1),
+                    .kv_stride = stride, .bias_heads = bias_heads, .n_items = items, .n_q = n_q,
+                    .n_kv = n_kv, .n_heads = heads, .n_kv_heads = kv_heads, .head_dim = hd,
+                    .scale = 1 / sqrtf((float)hd), .causal = causal };
+    if (below(2)) {
+        size_t n = (size_t)bias_heads * n_q * n_kv;
+        float *bias = random_floats(n, 3);
+        int whole_row = below(n_q);             /* masked altogether, sometimes */
+        for (size_t i = 0; i < n; i++)
+            if (below(6) == 0 || (whole_row % 3 == 0 && (int)(i / n_kv) % n_q == whole_row))
+                bias[i] = -INFINITY;
+        a.bias = bias;
+    }
+    attention_heads(&a);
+    for (int t = 0; t < 30; t++) {
+        double out[128], bound[128];
+        int item = below(items), i = below(n_q), h = below(heads);
+        attend_exact(&a, item, i, h, out, bound);
+        for (int c = 0; c < hd; c++) {
+            long at = ((long)item * n_q + i) * d + h * hd + c;
+            near(at, a.out[at], out[c], bound[c]);
+        }
+    }
+    float *all = a.out;                         /* the last item is the same alone */
+    size_t last = (size_t)(items - 1) * n_q * d;
+    a.out = floats((size_t)n_q * d);
+    a.q += last;
+    a.k += (items - 1) * stride;
+    a.v += (items - 1) * stride;
+    a.n_items = 1;
+    attention_heads(&a);
+    for (int i = 0; i < n_q * d; i++)
+        equal(i, a.out[i], all[last + i]);
+}
+
+/* === The table of tests ======================================================================= */
+
+static const struct {
+    const char *name;
+    void      (*test)(int arg);
+    int         arg, part;                      /* 1 / part of the cases */
+} TESTS[] = {
+    { "few f32", test_few, F32, 4 }, { "few f16", test_few, F16, 4 },
+    { "few bf16", test_few, BF16, 4 }, { "tile", test_tile, 0, 2 },
+    { "pack f32", test_pack, F32, 2 }, { "pack f16", test_pack, F16, 2 },
+    { "pack bf16", test_pack, BF16, 2 }, { "dot", test_dot, 0, 1 },
+    { "axpy", test_elementwise, AXPY, 1 }, { "scale", test_elementwise, SCALE, 1 },
+    { "mix", test_mix, 0, 2 }, { "add", test_elementwise, ADD, 1 },
+    { "mul", test_elementwise, MUL, 1 }, { "max", test_max, 0, 1 },
+    { "exp_sum", test_exp_sum, 0, 1 }, { "layernorm", test_norm, 0, 1 },
+    { "rmsnorm", test_norm, 1, 1 }, { "gelu", test_act, GELU, 1 },
+    { "gelu_tanh", test_act, GELU_TANH, 1 }, { "gelu_quick", test_act, GELU_QUICK, 1 },
+    { "silu", test_act, SILU, 1 }, { "relu", test_act, RELU, 1 },
+    { "act none", test_act, ACT_NONE, 1 }, { "cvt f32", test_cvt, F32, 1 },
+    { "cvt f16", test_cvt, F16, 1 }, { "cvt bf16", test_cvt, BF16, 1 },
+    { "gemm f32", test_gemm, F32, 8 }, { "gemm f16", test_gemm, F16, 8 },
+    { "gemm bf16", test_gemm, BF16, 8 }, { "attention", test_attention, 0, 2 },
+};
+enum { N_TESTS = sizeof TESTS / sizeof *TESTS };
+
+static void verdict(bool ok) { *(ok ? &n_passed : &n_failed) += 1; }
+
+static long run_slot(int t)
+{
+    int n = (n_cases + TESTS[t].part - 1) / TESTS[t].part, failed = 0;
+    slot = TESTS[t].name;
+    for (int i = 0; i < n && failed < 3; i++) {
+        seed = only_seed ? only_seed : (uint64_t)(t + 1) * 1000003 + i;
+        state = seed;
+        size_t mark = scratch_mark();
+        case_failed = false;
+        TESTS[t].test(TESTS[t].arg);
+        check_guards();
+        failed += case_failed;
+        release();
+        scratch_reset(mark);
+        if (only_seed)
+            break;
+    }
+    verdict(!failed);
+    return n;
+}
+
+/* === Single values ============================================================================ */
+
+/* All 65536 numbers of 16 bits. */
+static void test_conversions(void)
+{
+    static uint16_t h[65536];
+    static float y[65536];
+    for (int i = 0; i < 65536; i++)
+        h[i] = (uint16_t)i;
+    slot = "cvt, all numbers";
+    case_failed = false;
+    kernel.cvt[F16](y, h, 65536);
+    for (int i = 0; i < 65536; i++) {
+        int exponent = i >> 10 & 31, mantissa = i & 1023;
+        double v = exponent ? ldexp(1024 + mantissa, exponent - 25) : ldexp(mantissa, -24);
+        v = exponent < 31 ? v : mantissa ? NAN : INFINITY;
+        equal(i, y[i], (float)(i & 0x8000 ? -v : v));
+    }
+    kernel.cvt[BF16](y, h, 65536);
+    for (int i = 0; i < 65536; i++) {
+        uint32_t bits = (uint32_t)i << 16;
+        float v;
+        memcpy(&v, &bits, sizeof v);
+        equal(i, y[i], v);
+    }
+    verdict(!case_failed);
+}
+
+/* Every `step`-th float: the largest error of exp in ulp, of the activations in their bounds. */
+static void test_accuracy(void)
+{
+    enum { N = 1024 };
+    static float x[N], y[N];
+    uint32_t step = n_cases < 2000 ? 100003 : 5003;
+    double worst[6] = { 0 }, exp_worst = 0;
+    slot = "accuracy";
+    case_failed = false;
+    for (uint64_t bits = 0; bits < 0xff800000u; ) {
+        for (int i = 0; i < N; i++, bits += step) {
+            uint32_t b = (uint32_t)(bits < 0xff800000u ? bits : 0);
+            b = (b & 0x7fffffff) > 0x7f800000 ? 0 : b;              /* no NaN */
+            memcpy(x + i, &b, sizeof b);
+        }
+        kernel.exp_sum(y, x, 0, N);
+        for (int i = 0; i < N; i++) {
+            double want = exp(x[i]);
+            if (want < 0x1p128 && ulps(y[i], want) > exp_worst)
+                exp_worst = ulps(y[i], want);
+            if (want >= 0x1p128 && !isinf(y[i]))
+                fail_case("exp(%.9g) is %.9g, not infinite", (double)x[i], (double)y[i]);
+        }
+        for (int a = GELU; a <= RELU; a++) {
+            memcpy(y, x, sizeof y);
+            kernel.act[a](y, N);
+            for (int i = 0; i < N; i++) {
+                if (fabsf(x[i]) > 1e9f)
+                    continue;
+                double bound = act_bound(a, x[i]), off = fabs(y[i] - act_exact(a, x[i]));
+                near((long)i, y[i], act_exact(a, x[i]), bound);
+                if (bound > 0 && off / bound > worst[a])
+                    worst[a] = off / bound;
+            }
+        }
+    }
+    if (exp_worst > 1.5)
+        fail_case("exp is %.2f ulp off", exp_worst);
+    printf("%s: largest error: exp %.2f ulp; of the bound: gelu %.2f, gelu_tanh %.2f, "
+           "gelu_quick %.2f, silu %.2f\n", kernels_level(), exp_worst, worst[GELU],
+           worst[GELU_TANH], worst[GELU_QUICK], worst[SILU]);
+    verdict(!case_failed);
+}
+
+/* What is not a number stays so, and does not end in a crash or in a number. */
+static void test_specials(void)
+{
+    float x[21], y[21];
+    slot = "special values";
+    case_failed = false;
+    for (int i = 0; i < 21; i++)
+        x[i] = i == 5 ? NAN : i == 7 ? -INFINITY : (float)-i;
+    float sum = kernel.exp_sum(y, x, 0, 21);
+    equal(5, y[5], NAN);
+    equal(7, y[7], 0);
+    equal(21, sum, NAN);
+    for (int a = GELU; a < RELU; a++) {
+        memcpy(y, x, sizeof y);
+        y[7] = INFINITY;
+        kernel.act[a](y, 21);
+        equal(5, y[5], NAN);
+        equal(7, y[7], INFINITY);
+    }
+    for (int i = 0; i < 21; i++)
+        x[i] = -INFINITY;
+    equal(22, kernel.max(x, 21), -INFINITY);
+    verdict(!case_failed);
+}
+
+/* === Threads ================================================================================== */
+
+static uint64_t hash_floats(uint64_t h, const float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, x + i, sizeof bits);
+        h = (h ^ bits) * 0x100000001b3u;
+    }
+    return h;
+}
+
+/* A digest of products and attentions of many shapes. */
+static uint64_t digest(void)
+{
+    uint64_t h = 14695981039346656037u;
+    for (int t = 0; t < 24; t++) {
+        state = 77 + t;
+        int m = t % 2 ? 1 + below(3) : 9 + below(250), n = 1 + below(400), k = 1 + below(900);
+        int d = 24;
+        float *A = random_floats((size_t)m * k, 1), *C = random_floats((size_t)m * n, 1);
+        void *W = random_weights(t % 3, n, k, k);
+        gemm(C, n, A, k, W, t % 3, m, n, k, m, (Epilogue){ .act = SILU, .add = t % 4 == 0 });
+        h = hash_floats(h, C, (size_t)m * n);
+        Attention a = { .out = C, .q = random_floats((size_t)m * 3 * d, 1),
+                        .k = random_floats((size_t)300 * 3 * d, 1),
+                        .v = random_floats((size_t)300 * 3 * d, 1), .n_items = 1, .n_q = m,
+                        .n_kv = 300, .n_heads = 3, .n_kv_heads = 3, .head_dim = d, .scale = 0.3f,
+                        .causal = t & 1 };
+        a.out = floats((size_t)m * 3 * d);
+        attention_heads(&a);
+        h = hash_floats(h, a.out, (size_t)m * 3 * d);
+        release();
+    }
+    return h;
+}
+
+/* The pool is started once in a process: each number of threads gets its own. */
+static void test_threads(const char *level)
+{
+    static const int THREADS[] = { 1, 2, 3, 8 };
+    uint64_t h[4] = { 0 };
+    for (int t = 0; t < 4; t++) {
+        int fd[2];
+        if (pipe(fd))
+            bug("test/kernels: no pipe");
+        fflush(stdout);
+        pid_t pid = fork();
+        if (pid == 0) {
+            threads_start(THREADS[t]);
+            kernels_init(level);
+            uint64_t mine = digest();
+            _exit(write(fd[1], &mine, sizeof mine) != sizeof mine);
+        }
+        close(fd[1]);
+        bool ok = pid > 0 && read(fd[0], h + t, sizeof *h) == sizeof *h && h[t] == h[0];
+        close(fd[0]);
+        waitpid(pid, NULL, 0);
+        if (!ok)
+            printf("failed: %s: %d threads do not give the bits of one\n", level, THREADS[t]);
+        verdict(ok);
+    }
+}
+
+static void test_level(const char *level)
+{
+    long cases = 0;
+    if (!only_seed)
+        test_threads(level);
+    kernels_init(level);
+    for (int t = 0; t < N_TESTS; t++)
+        cases += run_slot(t);
+    if (!only_seed) {
+        test_conversions();
+        test_accuracy();
+        test_specials();
+    }
+    printf("%s: %d slots, %ld cases\n", level, N_TESTS, cases);
+}
+
+int main(int argc, char **argv)
+{
+    const char *isa = NULL;
+    char levels[64];
+    memset(pool, 0xff, sizeof pool);
+    snprintf(levels, sizeof levels, "%s", kernels_available());
+    for (int i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "--best")) {
+            puts(strrchr(levels, ' ') ? strrchr(levels, ' ') + 1 : levels);
+            return 0;
+        } else if (!strcmp(argv[i], "--bench")) {
+            return bench_kernels(i + 1 < argc ? argv[i + 1] : NULL,
+                                 i + 2 < argc ? atoi(argv[i + 2]) : 0);
+        } else if (i + 1 < argc && !strcmp(argv[i], "--isa")) {
+            isa = argv[++i];
+        } else if (i + 1 < argc && !strcmp(argv[i], "--cases")) {
+            n_cases = atoi(argv[++i]);
+        } else if (i + 1 < argc && !strcmp(argv[i], "--seed")) {
+            only_seed = strtoull(argv[++i], NULL, 10);
+        } else {
+            fprintf(stderr, "usage: kernels [--best | --bench [LEVEL] [THREADS]] [--isa LEVEL] "
+                            "[--cases N] [--seed S]\n");
+            return 2;
+        }
+    }
+    if (isa && !kernels_init(isa)) {
+        printf("kernels: this CPU has %s\n", levels);
+        return 2;
+    }
+    for (char *level = strtok(levels, " "); level; level = strtok(NULL, " "))
+        if (!isa || !strcmp(isa, level))
+            test_level(level);
+    printf("kernels: %d passed, %d failed, 0 skipped\n", n_passed, n_failed);
+    return n_failed > 0;
+}
