@@ -118,7 +118,8 @@ static void status_text(const Run *r, const Progress *p, char *line, size_t size
     const char *doing = r->name;
     for (size_t i = 0; i < sizeof WORDS / sizeof WORDS[0]; i++)
         if (WORDS[i].bit == r->cmd->bit) doing = WORDS[i].doing;
-    double seconds = (now_ms() - p->t_begin) / 1e3, rate = seconds > 0 ? (double)p->n_done / seconds : 0;
+    double seconds = (now_ms() - p->t_begin) / 1e3;
+    double rate = seconds > 0 ? (double)p->n_done / seconds : 0;
     int64_t total = input_total(r->in);
     size_t n = (size_t)snprintf(line, size, "%s %lld", doing, (long long)p->n_done);
     if (total >= 0) n += (size_t)snprintf(line + n, size - n, "/%lld", (long long)total);
@@ -128,7 +129,8 @@ static void status_text(const Run *r, const Progress *p, char *line, size_t size
         if (eta >= 120) n += (size_t)snprintf(line + n, size - n, "  ETA %.0f min", eta / 60);
         else n += (size_t)snprintf(line + n, size - n, "  ETA %.0f s", eta);
     }
-    if (p->n_failed) n += (size_t)snprintf(line + n, size - n, "  %lld failed", (long long)p->n_failed);
+    if (p->n_failed)
+        n += (size_t)snprintf(line + n, size - n, "  %lld failed", (long long)p->n_failed);
     snprintf(line + n, size - n, "  %s", bytes_string(resident_bytes()));
 }
 
@@ -153,18 +155,19 @@ static void show(const Run *r, Progress *p)
 static void summary(const Run *r, const Progress *p)
 {
     double ms = now_ms() - p->t_begin;
-    fprintf(stderr, "%lld items in %.2f s", (long long)p->n_done, ms / 1e3);
+    fprintf(stderr, "%lld item%s in %.2f s", (long long)p->n_done, p->n_done == 1 ? "" : "s",
+            ms / 1e3);
     if (p->n_failed) fprintf(stderr, ", %lld failed", (long long)p->n_failed);
     if (p->n_skipped) fprintf(stderr, ", %lld done before", (long long)p->n_skipped);
-    fprintf(stderr, ": decode %.0f ms, encode %.0f ms, text %.0f ms", p->ms_decode, p->ms_encode,
+    fprintf(stderr, ": decode %.1f ms, encode %.1f ms, text %.1f ms", p->ms_decode, p->ms_encode,
             p->ms_text);
     if (p->n_tokens && p->ms_text > 0)
         fprintf(stderr, "; %lld tokens, %.1f tok/s", (long long)p->n_tokens,
                 1e3 * (double)p->n_tokens / p->ms_text);
     double busy = p->ms_encode + p->ms_text, flops = nn_flops();
     if (flops > 0 && busy > 0) fprintf(stderr, "; %.1f GFLOP/s", flops / busy / 1e6);
-    fprintf(stderr, "\nstart to first compute %.1f ms (load %.1f ms); %d threads; %s file, %s keep, "
-            "%s scratch\n", r->t_first ? r->t_first - r->t_start : 0, r->ms_load, n_threads(),
+    fprintf(stderr, "\nstart to first compute %.1f ms (load %.1f ms); %d threads; %s file, %s "
+            "keep, %s scratch\n", r->t_first ? r->t_first - r->t_start : 0, r->ms_load, n_threads(),
             bytes_string(r->file_bytes), bytes_string((double)keep_peak()),
             bytes_string((double)scratch_peak()));
 }
@@ -243,11 +246,16 @@ int run_items(Run *r, ItemFn *fn)
         scratch_reset(mark);
     }
     wipe(&p);
-    bool failed_before = output_close(r->out, p.n_done > p.n_failed || (p.n_failed && !single && !stop)
-                                              || p.n_done == 0);
-    if (failed_before && !code) code = EXIT_ITEMS;
+    /* A file of which nothing was finished is not made. */
+    bool failed_before = output_close(r->out, p.n_done > p.n_failed || !(single || stop));
+    if (failed_before && !code) {
+        code = EXIT_ITEMS;
+        if (!r->o.quiet)
+            fprintf(stderr, "mm: %s: %s has failed items from before: --retry-errors tries them "
+                    "again\n", r->name, quoted(r->o.resume));
+    }
     r->ms_load = ms_load;
-    if (code && !single && p.n_failed && !r->o.quiet)
+    if (p.n_failed && !single && !stop && !r->o.quiet)
         fprintf(stderr, "mm: %s: %lld of %lld items failed\n", r->name, (long long)p.n_failed,
                 (long long)p.n_done);
     if (r->o.verbose > 0) summary(r, &p);

@@ -1,5 +1,5 @@
-/* cli.h -- what the commands share: options, inputs, records, outputs. The contract is the manual's:
- * the same flag means the same thing in every command, and every record has the same frame.
+/* cli.h -- what the commands share: options, inputs, records, outputs. The same flag means the same
+ * thing in every command, and every record has the same frame.
  *
  *   argv -> options.c -> Options -> input.c -> Item -> the command (mm.c) -> Result
  *        -> record.c (how it is written) -> output.c (where it goes)      cli.c turns the crank
@@ -28,7 +28,7 @@ typedef struct {
 
 /* Commands as a set of bits, for the option table. */
 enum { CAPTION = 1, EMBED = 2, CLASSIFY = 4, INFO = 8, PREPROCESS = 16, TOKENIZE = 32, HELP = 64 };
-#define RUNS     (CAPTION | EMBED | CLASSIFY | PREPROCESS | TOKENIZE)  /* commands that go item by item */
+#define RUNS     (CAPTION | EMBED | CLASSIFY | PREPROCESS | TOKENIZE)   /* item by item */
 #define PICTURES (CAPTION | EMBED | CLASSIFY | PREPROCESS)
 #define EVERY    (RUNS | INFO)
 #define ANY      (EVERY | HELP)
@@ -40,7 +40,7 @@ typedef struct Command {
     int       (*run)(Run *r);        /* NULL: planned */
     const char *usage, *what;        /* "[-p QUESTION] IMG...", one line */
     const char *examples;            /* lines for -h, at most six */
-    const char *in_fields;           /* fields of a JSONL record that it reads, beside the common ones */
+    const char *in_fields;           /* of a JSONL record, beside those that all read */
     const char *out_fields;          /* fields that it writes */
 } Command;
 
@@ -68,13 +68,13 @@ const char *option_text(const char *cmd, const char *option, const char *value);
 /* The nearest of n names within two edits, or NULL. stride is the distance of the name pointers. */
 const char *nearest(const char *word, const char *const *names, size_t n, size_t stride);
 
-/* === Help (help.c) ============================================================================= */
+/* === Help (help.c) ============================================================================ */
 
 void help_general(const Command *table, bool all);
 void help_command(const Command *c, bool all);
 void help_man(const Command *table);         /* the manual page, in man(7) */
 
-/* === Inputs (input.c) ========================================================================== */
+/* === Inputs (input.c) ========================================================================= */
 
 typedef enum { FROM_PATH, FROM_STDIN, FROM_TEXT, FROM_JSONL, FROM_TSV, FROM_PNM } Source;
 
@@ -106,7 +106,7 @@ bool    input_next(Input *in, Item *item);
 void    item_open(Input *in, Item *item);
 /* The picture of the item: its file read, decoded. May fail(). */
 Image   item_picture(const Item *item, const Options *o);
-/* The file, whole, in scratch; "-" is not special. May fail() with image.missing, .empty, .toobig. */
+/* The file, whole, in scratch. May fail() with image.missing or .toobig. */
 uint8_t *read_picture_file(const char *path, size_t *n);
 int64_t input_total(const Input *in);        /* -1: not known */
 bool    input_several(const Input *in);      /* more than one item may come */
@@ -118,14 +118,14 @@ Lines   lines_open(int fd);
  * false for a last piece without its end. */
 char   *lines_next(Lines *l, char end, size_t *n, bool *terminated);
 
-/* === Records (record.c) ======================================================================== */
+/* === Records (record.c) ======================================================================= */
 
 typedef struct { char *p; size_t n, cap; } Buf;      /* grows in scratch */
 
 void put(Buf *b, const char *fmt, ...) PRINTF(2, 3);
 void put_bytes(Buf *b, const void *p, size_t n);
 void put_json(Buf *b, const char *s, size_t n);      /* a JSON string, always valid UTF-8 */
-void put_float(Buf *b, float x);                     /* shortest that reads back; null for NaN, inf */
+void put_float(Buf *b, float x);                     /* shortest that reads back; NaN, inf: null */
 void put_base64(Buf *b, const void *p, size_t n);
 void put_plain(Buf *b, const char *s, size_t n, bool newlines, bool tabs, bool controls);
 bool is_utf8(const char *s, size_t n);
@@ -147,11 +147,11 @@ typedef struct {
     int          tokens_out;
 } Result;
 
-/* === Outputs (output.c) ======================================================================== */
+/* === Outputs (output.c) ======================================================================= */
 
 typedef struct Output Output;
 Output *output_open(Run *r);
-/* True if the item is to be left out: done before (--resume), or its file is there (--if-exists). */
+/* True if the item is left out: done before (--resume), or its file is there (--if-exists). */
 bool    output_skip(Output *out, const Item *item);
 void    output_write(Output *out, const Item *item, const Result *res);      /* may fail() */
 void    output_error(Output *out, const Item *item, const ItemError *e);
@@ -162,7 +162,7 @@ void    signals_start(void);
 void    signals_progress(bool shown);        /* a line on the terminal has to be wiped first */
 bool    signals_status(void);                /* SIGUSR1 came since the last call */
 
-/* === The run (cli.c) =========================================================================== */
+/* === The run (cli.c) ========================================================================== */
 
 struct Run {
     const Command *cmd;
@@ -185,7 +185,7 @@ void   run_seed(Run *r);             /* -s, MM_SEED; "random" picks one and says
 double now_ms(void);
 void   first_feedback(const Run *r, const char *fmt, ...) PRINTF(2, 3);      /* a terminal only */
 
-/* === mm info (info.c) ========================================================================== */
+/* === mm info (info.c) ========================================================================= */
 
 typedef struct {
     const char *label, *dir, *name, *arch, *runs, *tokenizer;

@@ -14,7 +14,7 @@ static const char *const EXAMPLES =
     "  mm embed -m clip --json -r photos > v.jsonl       vectors of a folder\n"
     "  find . -name '*.jpg' -print0 | mm caption -m blip --files0-from - --resume out\n";
 
-enum { NAME_WIDTH = 23 };            /* the left column; 80 - 2 - 23 - 1 are left for the right one */
+enum { NAME_WIDTH = 23 };            /* the left column; the right one has 54 */
 
 /* "-m, --model M", as the left column shows it; a long list of choices stands in the right one. */
 static void option_name(char *out, size_t size, const OptionRow *row)
@@ -102,9 +102,10 @@ static void man_options(unsigned bits, unsigned not_bits)
 }
 
 static const char *const MAN_TAIL =
-    ".SH EXIT STATUS\n.TP\n0\nevery item done\n.TP\n1\nfinished, but some items failed (see records)\n"
-    ".TP\n2\nusage error\n.TP\n3\nno such model, or one of a family that the command does not serve\n"
-    ".TP\n4\na model file is there, but invalid or unsafe\n.TP\n5\nthe only operand could not be read\n"
+    ".SH EXIT STATUS\n.TP\n0\nevery item done\n.TP\n1\nfinished, but some items failed\n"
+    ".TP\n2\nusage error\n.TP\n3\nno such model, or one that the command does not serve\n"
+    ".TP\n4\na model file is there, but invalid or unsafe\n"
+    ".TP\n5\nthe only operand could not be read\n"
     ".TP\n6\nnot enough memory\n.TP\n7\noutput cannot be written\n.TP\n70\na bug\n.TP\n130, 143\n"
     "interrupted, after what was finished had been written\n"
     ".SH ENVIRONMENT\n.TP\n.B MM_MODELS\ncolon\\-separated directories that hold models\n"
@@ -115,8 +116,9 @@ static const char *const MAN_TAIL =
 
 void help_man(const Command *table)
 {
-    printf(".TH MM 1 \"\" \"mm %s\" \"User Commands\"\n.SH NAME\nmm \\- classic multimodal models on a "
-           "CPU\n.SH SYNOPSIS\n.B mm\n.I command\n.RI [ options ]\n.RI [ input ...]\n"
+    printf(".TH MM 1 \"\" \"mm %s\" \"User Commands\"\n.SH NAME\n"
+           "mm \\- multimodal models on a CPU\n"
+           ".SH SYNOPSIS\n.B mm\n.I command\n.RI [ options ]\n.RI [ input ...]\n"
            ".SH EXAMPLES\n.nf\n", MM_VERSION);
     troff(EXAMPLES);
     printf(".fi\n.SH COMMANDS\n");

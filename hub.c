@@ -68,7 +68,8 @@ static _Noreturn void no_config(const char *dir)
 static const char *dir_of_file(const char *path)
 {
     const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
-    const char *dir = slash == path ? "/" : slash ? keep_string("%.*s", (int)(slash - path), path) : ".";
+    const char *dir = !slash ? "." : slash == path ? "/"
+                    : keep_string("%.*s", (int)(slash - path), path);
     if (!ends_with(name, ".safetensors") && strcmp(name, "config.json"))
         die(EXIT_FILE, "%s: mm reads safetensors: this is another kind of file\n"
             "name the directory that has config.json and *.safetensors", quoted(path));
@@ -148,11 +149,10 @@ static _Noreturn void not_in_cache(const char *cmd, const char *name, const char
     const char *models = getenv("MM_MODELS");
     char at[220] = "";
     if (strcmp(rev, "main")) snprintf(at, sizeof at, " --revision %s", rev);
-    die(EXIT_MODEL, "%s: %s: no such model here\nlooked for: the directory %s%s%s, %s in the cache %s\n"
-        "to get it: hf download %s%s    (hf comes with `pip install huggingface_hub`)", cmd,
-        quoted(name), quoted(name), models && *models ? ", $MM_MODELS" : "",
-        models && *models ? "" : " ($MM_MODELS is not set)", quoted(id),
-        cache ? quoted(cache) : "(no HOME)", id, at);
+    die(EXIT_MODEL, "%s: %s: no such model here\nlooked for: the directory %s%s, %s in the cache "
+        "%s\nto get it: hf download %s%s    (hf comes with `pip install huggingface_hub`)", cmd,
+        quoted(name), quoted(name), models && *models ? ", $MM_MODELS" : " ($MM_MODELS is not set)",
+        quoted(id), cache ? quoted(cache) : "(no HOME)", id, at);
 }
 
 static ModelPath from_cache(const char *cmd, const char *name, const char *id_rev)

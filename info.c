@@ -57,8 +57,8 @@ bool info_picture(const char *path, const Options *o)
         put(&b, "{\"v\":1,\"cmd\":\"info\",\"id\":");
         put_json(&b, path, strlen(path));
         put(&b, ",\"ok\":true,\"format\":\"%s\",\"size\":[%d,%d],\"channels\":%d,\"bits\":%d,"
-            "\"palette\":%s,\"orientation\":%d,\"bytes\":%zu", f.format, f.w, f.h, f.channels, f.bits,
-            f.palette ? "true" : "false", f.orientation, n);
+            "\"palette\":%s,\"orientation\":%d,\"bytes\":%zu", f.format, f.w, f.h, f.channels,
+            f.bits, f.palette ? "true" : "false", f.orientation, n);
         if (f.text) {
             put(&b, ",\"text\":");
             put_json(&b, f.text, strlen(f.text));
@@ -221,7 +221,8 @@ void info_model(const ModelFacts *m, const Options *o)
     if (o->json) {
         put(&b, "{\"v\":1,\"cmd\":\"info\",\"id\":");
         put_json(&b, m->label, strlen(m->label));
-        put(&b, ",\"ok\":true,\"name\":\"%s\",\"architecture\":\"%s\",\"runs\":[", m->name, m->arch);
+        put(&b, ",\"ok\":true,\"name\":\"%s\",\"architecture\":\"%s\",\"runs\":[", m->name,
+            m->arch);
         for (const char *s = m->runs; *s; ) {
             size_t n = strcspn(s, ",");
             put(&b, "%s\"%.*s\"", s == m->runs ? "" : ",", (int)n, s);
@@ -230,13 +231,14 @@ void info_model(const ModelFacts *m, const Options *o)
         put(&b, "]");
         if (has_vision)
             put(&b, ",\"vision\":{\"layers\":%d,\"d\":%d,\"heads\":%d,\"image_size\":%d,"
-                "\"patch_size\":%d,\"tokens\":%d}", v.layers, v.d, v.heads, v.image, v.patch, v.n_tok);
+                "\"patch_size\":%d,\"tokens\":%d}", v.layers, v.d, v.heads, v.image, v.patch,
+                v.n_tok);
         put(&b, ",\"text\":{\"layers\":%d,\"d\":%d,\"heads\":%d,\"context\":%d,\"vocab\":%d,"
             "\"tokenizer\":\"%s\"}", t.layers, t.d, t.heads, t.context, t.vocab, m->tokenizer);
-        put(&b, ",\"weights\":{\"files\":%d,\"bytes\":%.0f,\"types\":\"%s\",\"tensors\":%d,\"used\":%d,"
-            "\"unknown\":0,\"missing\":0}", w.n_files, mapped, w.types, w.n, w.n_used);
-        put(&b, ",\"memory\":{\"mapped\":%.0f,\"private_estimate\":%.0f,\"free\":%.0f}}", mapped, own,
-            available);
+        put(&b, ",\"weights\":{\"files\":%d,\"bytes\":%.0f,\"types\":\"%s\",\"tensors\":%d,"
+            "\"used\":%d,\"unknown\":0,\"missing\":0}", w.n_files, mapped, w.types, w.n, w.n_used);
+        put(&b, ",\"memory\":{\"mapped\":%.0f,\"private_estimate\":%.0f,\"free\":%.0f}}", mapped,
+            own, available);
         print_buf(&b);
         return;
     }
@@ -248,8 +250,8 @@ void info_model(const ModelFacts *m, const Options *o)
     put(&b, "  text     %d layers, d %d, %d heads, ctx %d, vocab %d (%s)\n", t.layers, t.d, t.heads,
         t.context, t.vocab, m->tokenizer);
     put(&b, "  weights  %d file%s, %s %s, %d tensors: %d used, %d ignored, 0 unknown, 0 missing"
-        "      headers: valid\n", w.n_files, w.n_files == 1 ? "" : "s", bytes_string(mapped), w.types,
-        w.n, w.n_used, w.n - w.n_used);
+        "      headers: valid\n", w.n_files, w.n_files == 1 ? "" : "s", bytes_string(mapped),
+        w.types, w.n, w.n_used, w.n - w.n_used);
     put(&b, "  memory   %s mapped (shared) + about %s private;  this machine: %s free  %s",
         bytes_string(mapped), bytes_string(own), bytes_string(available),
         mapped + own < available ? "OK" : "TIGHT: weights will be read from disk again and again");

@@ -63,7 +63,7 @@ Lines lines_open(int fd)
 }
 
 /* Reads what there is, at least a byte; false at the end. What is not yet taken moves to the front
- * first, once it is no more than what was taken: so the buffer stays small, and a byte moves once. */
+ * first, once it is no more than what was taken: so the buffer stays small, and bytes move once. */
 static bool lines_fill(Lines *l)
 {
     enum { CHUNK = 1 << 16 };
@@ -377,7 +377,7 @@ static const char *record_text(Json record, const char *key, size_t *n)
 
 static void open_record(Input *in, Item *item)
 {
-    char *name = scratch_string("line %lld", (long long)item->i + 1);
+    char *name = scratch_string("record %lld", (long long)item->i + 1);
     item->record = json_parse(name, item->raw, item->raw_len, 64, 0);
     if (!json_is(item->record, JSON_OBJECT))
         fail("input.json", NULL, "%s: expected an object, as {\"image\":\"a.jpg\"}", name);
@@ -417,7 +417,7 @@ static void open_record(Input *in, Item *item)
     if (!item->path && !item->bytes && !item->text) {
         if (in->texts || !json_is(id, JSON_STRING))
             fail("input.json", NULL, "%s: no %s", name, in->texts ? "text" : "image or image_b64");
-        need_clean_path(item->id, item->id_len);         /* a record that mm wrote: id is the path */
+        need_clean_path(item->id, item->id_len);         /* as mm writes records: id is the path */
         item->path = item->id;
     }
     if (item->text && !json_is(id, JSON_STRING) && !item->id_json.node) {

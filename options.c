@@ -1,6 +1,7 @@
 /* options.c -- the words of the command line, and the one table of options.
  *
- *   mm [@FILE] CMD [@FILE] (-x | -xVALUE | --name | --name=VALUE | --name VALUE | OPERAND)... [-- OPERAND...]
+ *   mm [@FILE] CMD [@FILE] (-x | -x VALUE | --name | --name VALUE | OPERAND)... [-- OPERAND...]
+ *                           -xVALUE and --name=VALUE mean the same
  *
  * Help, the manual page and the parser read the same rows of OPTIONS, so they cannot drift apart.
  * Options and operands may be mixed; "-" is an operand; an option that the command does not have
@@ -283,7 +284,8 @@ static void check_command(const Command *c, const Command *table, const OptionRo
     for (const Command *k = table; k->name; k++)
         if ((k->bit & row->commands) && n < sizeof who)
             n += (size_t)snprintf(who + n, sizeof who - n, "%s%s", n ? ", " : "", k->name);
-    usage_error(c->name, "--%s is not an option of %s (it belongs to: %s)", row->name, c->name, who);
+    usage_error(c->name, "--%s is not an option of %s (it belongs to: %s)", row->name, c->name,
+                who);
 }
 
 static int64_t number(const char *cmd, const OptionRow *row, const char *value)

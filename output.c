@@ -204,7 +204,8 @@ static uint64_t hash(const char *s, size_t n)
 static size_t set_place(const Set *s, const char *key, size_t n)
 {
     size_t at = hash(key, n) & (s->size - 1);
-    while (s->key[at] && (s->len[at] != n || memcmp(s->key[at], key, n))) at = (at + 1) & (s->size - 1);
+    while (s->key[at] && (s->len[at] != n || memcmp(s->key[at], key, n)))
+        at = (at + 1) & (s->size - 1);
     return at;
 }
 
@@ -387,6 +388,7 @@ static bool put_field(Buf *b, const Item *item, const char *field, size_t n)
     const char *colon = memchr(field, ':', n), *name = item_name(item ? item : &NONE, &stem);
     size_t len = colon ? (size_t)(colon - field) : n;
     int width = 0;
+    long long seed = item ? item->seed : 0;
     if (colon) {
         if (n - len < 2 || n - len > 4) return false;
         for (size_t k = len + 1; k < n; k++) {
@@ -398,7 +400,7 @@ static bool put_field(Buf *b, const Item *item, const char *field, size_t n)
     else if (colon) return false;
     else if (len == 4 && !memcmp(field, "stem", 4)) put(b, "%.*s", (int)stem, name);
     else if (len == 4 && !memcmp(field, "name", 4)) put(b, "%s", name);
-    else if (len == 4 && !memcmp(field, "seed", 4)) put(b, "%lld", item ? (long long)item->seed : 0);
+    else if (len == 4 && !memcmp(field, "seed", 4)) put(b, "%lld", seed);
     else if (len == 3 && !memcmp(field, "pid", 3)) put(b, "%ld", (long)getpid());
     else return false;
     return true;
@@ -416,8 +418,8 @@ static Buf fill_template(Run *r, const char *t, const Item *item, bool *per_item
             continue;
         }
         if (!put_field(&b, item, s + 1, (size_t)(close - s - 1)))
-            usage_error(r->name, "-o %s: unknown field %s; there are {stem} {name} {i} {i:05} {seed} "
-                        "{pid}", quoted(t), quoted_n(s, (size_t)(close - s + 1)));
+            usage_error(r->name, "-o %s: unknown field %s; there are {stem} {name} {i} {i:05} "
+                        "{seed} {pid}", quoted(t), quoted_n(s, (size_t)(close - s + 1)));
         if (strncmp(s, "{pid}", 5)) *per_item = true;
         s = close;
     }

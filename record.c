@@ -142,8 +142,9 @@ void put_base64(Buf *b, const void *p, size_t n)
     for (size_t i = 0; i < n; i += 3) {
         unsigned v = (unsigned)s[i] << 16 | (i + 1 < n ? (unsigned)s[i + 1] << 8 : 0)
                    | (i + 2 < n ? s[i + 2] : 0);
-        char four[4] = { BASE64[v >> 18], BASE64[v >> 12 & 63], i + 1 < n ? BASE64[v >> 6 & 63] : '=',
-                         i + 2 < n ? BASE64[v & 63] : '=' };
+        char four[4] = { BASE64[v >> 18], BASE64[v >> 12 & 63], '=', '=' };
+        if (i + 1 < n) four[2] = BASE64[v >> 6 & 63];
+        if (i + 2 < n) four[3] = BASE64[v & 63];
         put_bytes(b, four, 4);
     }
 }
@@ -181,7 +182,8 @@ void npy_header(char header[128], const int64_t *dim, int ndim)
     char shape[96], first[24], dict[200];
     size_t n = 0;
     for (int i = 0; i < ndim; i++)
-        n += (size_t)snprintf(shape + n, sizeof shape - n, i ? ", %lld" : "%lld", (long long)dim[i]);
+        n += (size_t)snprintf(shape + n, sizeof shape - n, i ? ", %lld" : "%lld",
+                              (long long)dim[i]);
     snprintf(first, sizeof first, "%lld", (long long)dim[0]);
     int len = snprintf(dict, sizeof dict,
                        "{'descr': '<f4', 'fortran_order': False, 'shape': (%s%s), }%*s", shape,

@@ -26,6 +26,7 @@ static void print_message(const char *kind, const char *fmt, va_list args)
     size_t n = 0;
     vsnprintf(line, sizeof line, fmt, args);
     fflush(stdout);
+    if (isatty(STDERR_FILENO)) fputs("\r\033[K", stderr);       /* over a line of progress */
     fprintf(stderr, "mm: %s", kind);
     for (const char *s = line; *s; s += n) {
         n = strcspn(s, "\n");
