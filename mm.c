@@ -1,0 +1,791 @@
+/* mm.c -- the commands, and the table of the models that they run.
+ *
+ *   main -> options -> the command:  which model, which kernels, how many threads
+ *                                    load once -> items one by one (cli.c) -> exit code
+ *
+ * To add a model:
+ *   1. foo.c: header comment, config, foo_layer_load, foo_load, foo_layer, foo_forward
+ *   2. its section in mm.h (3-8 lines)
+ *   3. its row in MODELS[] below: what config.json calls it -> load, the commands it serves
+ *   4. test/reference/: a tiny checkpoint and answers; a row in test/models.c
+ *   5. a row in the README's table
+ * An old family with new numbers touches only 3 and 5.
+ *
+ * Easy to get wrong:
+ *   - What a model can do must be known before its weights are touched: the wrong family is exit
+ *     code 3, whatever state the files are in.
+ *   - tokenize and preprocess need no weights, and so must not ask for them. */
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli.h"
+#include "kernels/kernels.h"
+
+/* === Models =================================================================================== */
+
+typedef struct Model Model;
+
+typedef struct {
+    const char *type, *arch;         /* config.json: model_type, architectures[0] */
+    const char *marker;              /* without architectures: a tensor that only this one has */
+    const char *name;
+    unsigned    commands;
+    void      (*load)(Model *m);
+    BlipKind    blip;                /* what blip_load may find instead of what config.json says */
+} ModelRow;
+
+struct Model {
+    const ModelRow *row;
+    const char *dir, *arch;
+    Json        config;
+    Ckpt        ck;
+    Tokenizer  *tok;
+    Preprocess  pre;
+    bool        has_weights;
+    Clip       *clip;                /* one of these, by row */
+    Blip       *blip;
+    Sentence   *sentence;
+    int         image_size;          /* 0: takes no pictures */
+};
+
+static void load_clip(Model *m)
+{
+    m->clip = clip_load(m->ck, m->config);
+    m->image_size = clip_image_size(m->clip);
+}
+
+static void load_blip(Model *m)
+{
+    m->blip = blip_load(m->ck, m->config);
+    m->image_size = blip_image_size(m->blip);
+}
+
+static void load_sentence(Model *m) { m->sentence = sentence_load(m->dir, m->ck, m->config); }
+
+#define WITH_PICTURES (PREPROCESS | TOKENIZE)
+
+static const ModelRow MODELS[] = {
+    { "blip", "BlipForConditionalGeneration", "text_decoder.bert.embeddings.word_embeddings.weight",
+      "BLIP captioning", CAPTION | WITH_PICTURES, load_blip, BLIP_CAPTION },
+    { "blip", "BlipForQuestionAnswering", "text_encoder.embeddings.word_embeddings.weight",
+      "BLIP question answering", CAPTION | WITH_PICTURES, load_blip, BLIP_VQA },
+    { "blip", "BlipForImageTextRetrieval", "itm_head.weight",
+      "BLIP image-text matching", CLASSIFY | WITH_PICTURES, load_blip, BLIP_ITM },
+    { "clip", "CLIPModel", NULL, "CLIP", EMBED | CLASSIFY | WITH_PICTURES, load_clip, 0 },
+    { "bert", "BertModel", NULL, "BERT sentence encoder", EMBED | TOKENIZE, load_sentence, 0 },
+    { "bert", "BertForMaskedLM", NULL, "BERT sentence encoder", EMBED | TOKENIZE, load_sentence,
+      0 },
+    { "bert", "BertForPreTraining", NULL, "BERT sentence encoder", EMBED | TOKENIZE, load_sentence,
+      0 },
+    { 0 }
+};
+
+extern const Command COMMANDS[];             /* at the end of this file */
+
+/* "caption, tokenize": the commands of a set, the most telling first. */
+static const char *command_list(unsigned bits)
+{
+    static char list[100];
+    size_t n = 0;
+    for (const Command *c = COMMANDS; c->name; c++)
+        if ((c->bit & bits) && n < sizeof list)
+            n += (size_t)snprintf(list + n, sizeof list - n, "%s%s", n ? ", " : "", c->name);
+    return list;
+}
+
+static Json read_config(const char *dir)
+{
+    size_t n;
+    char *text = model_file(dir, "config.json", 16 << 20, &n);
+    if (!text)
+        die(EXIT_MODEL, "%s: model_index.json is there, but no config.json: a diffusers pipeline, "
+            "which this version does not run", quoted(dir));
+    Json config = json_parse(keep_string("%s/config.json", dir), text, n, 64, EXIT_FILE);
+    if (!json_is(config, JSON_OBJECT))
+        die(EXIT_FILE, "%s/config.json: is no JSON object", quoted(dir));
+    return config;
+}
+
+static _Noreturn void unknown_model(const Model *m, const char *type)
+{
+    char known[300] = "";
+    size_t n = 0;
+    for (const ModelRow *row = MODELS; row->type; row++)
+        if (!type || strcmp(row->type, type) == 0)
+            n += (size_t)snprintf(known + n, sizeof known - n, "%s%s", n ? ", " : "", row->arch);
+    if (type && n)
+        die(EXIT_MODEL, "%s/config.json: key architectures is %s, which mm does not run\n"
+            "of model_type %s it runs: %s", quoted(m->dir), quoted(m->arch), quoted(type), known);
+    if (!type)
+        die(EXIT_MODEL, "%s/config.json: key model_type is missing: this version runs "
+            "\"blip\", \"clip\" and \"bert\"", quoted(m->dir));
+    die(EXIT_MODEL, "%s/config.json: key model_type is %s, which mm does not know\n"
+        "this version runs \"blip\", \"clip\" and \"bert\"", quoted(m->dir), quoted(type));
+}
+
+/* The row for model_type and architectures; for a file without the latter, by its tensors. */
+static const ModelRow *find_row(Model *m)
+{
+    Json arch = json_get(m->config, "architectures");
+    const char *type = json_str(m->config, "model_type", NULL);
+    m->arch = json_string(json_is(arch, JSON_ARRAY) ? json_first(arch) : arch, NULL);
+    const ModelRow *found = NULL;
+    for (const ModelRow *row = MODELS; row->type; row++) {
+        if (!type || strcmp(row->type, type)) continue;
+        if (m->arch && strcmp(row->arch, m->arch) == 0) return row;
+        if (m->arch) continue;
+        if (row->marker && !m->has_weights) {
+            m->ck = ckpt_open(m->dir);
+            m->has_weights = true;
+        }
+        if (!found || (row->marker && ckpt_has(m->ck, row->marker))) found = row;
+    }
+    if (!found) unknown_model(m, type);
+    m->arch = found->arch;
+    return found;
+}
+
+static _Noreturn void wrong_family(const Run *r, const Model *m)
+{
+    die(EXIT_MODEL, "%s: %s is a %s model (%s)\nit serves: %s", r->name, quoted(m->dir),
+        m->row->name, m->arch, command_list(m->row->commands | INFO));
+}
+
+/* Which model: -m, $MM_<CMD>_MODEL; and what it is. */
+static Model *model_open(Run *r, const char *given)
+{
+    const char *name = given;
+    const char *names[] = { r->name, r->cmd->name };
+    for (int i = 0; !name && i < 2; i++) {
+        char var[40] = "MM_", *s = var + 3;
+        for (const char *c = names[i]; *c; c++) *s++ = (char)(*c - 'a' + 'A');
+        snprintf(s, 8, "_MODEL");
+        name = getenv(var);
+        if (name && !*name) name = NULL;
+    }
+    if (!name) {
+        bool vqa = strcmp(r->name, "vqa") == 0, caption = r->cmd->bit == CAPTION;
+        const char *alias = vqa ? "blip-vqa" : caption ? "blip" : "clip";
+        const char *id = vqa ? "Salesforce/blip-vqa-base" : caption
+                       ? "Salesforce/blip-image-captioning-base" : "openai/clip-vit-base-patch32";
+        die(EXIT_MODEL, "%s: no model given: say -m MODEL\n"
+            "to get one: hf download %s\nthen: mm %s -m %s ...    (hf comes with `pip install "
+            "huggingface_hub`)", r->name, id, r->name, alias);
+    }
+    r->model = model_resolve(name, r->name);
+    Model *m = keep_bytes(sizeof *m);
+    m->dir = r->model.dir;
+    m->config = read_config(m->dir);
+    m->row = find_row(m);
+    if (r->cmd->bit != INFO && !(m->row->commands & r->cmd->bit)) wrong_family(r, m);
+    return m;
+}
+
+static void model_weights(Run *r, Model *m)
+{
+    double start = now_ms();
+    first_feedback(r, "loading %s", quoted(r->model.label));
+    if (!m->has_weights) m->ck = ckpt_open(m->dir);
+    m->has_weights = true;
+    m->row->load(m);
+    r->file_bytes = (double)ckpt_bytes(m->ck);
+    r->ms_load = now_ms() - start;
+    if (!m->blip) return;
+    for (const ModelRow *row = MODELS; row->type; row++)     /* what the tensors say counts */
+        if (row->load == load_blip && row->blip == blip_kind(m->blip)) m->row = row;
+    if (r->cmd->bit != INFO && !(m->row->commands & r->cmd->bit)) wrong_family(r, m);
+}
+
+/* The picture side: what preprocessor_config.json says; without one the class's own standard at
+ * the size the model needs. */
+static void model_pictures(Model *m)
+{
+    bool clip = strcmp(m->row->type, "clip") == 0;
+    size_t n;
+    bool there = model_file(m->dir, "preprocessor_config.json", 1 << 20, &n)
+              || model_file(m->dir, "processor_config.json", 1 << 20, &n);
+    int own = clip ? 224 : 384;
+    if (!there) own = json_int(json_get(m->config, "vision_config"), "image_size", own, 1, 16384);
+    m->pre = preprocess_load(m->dir, clip ? preprocess_clip(own) : preprocess_blip(own));
+    if (!m->image_size) return;
+    const Preprocess *p = &m->pre;
+    bool fixed = p->crop || (p->resize && !p->shortest_edge);
+    int w = p->crop ? p->crop_w : p->resize_w, h = p->crop ? p->crop_h : p->resize_h;
+    if (!fixed)
+        die(EXIT_FILE, "%s/preprocessor_config.json: pictures keep their shape, but config.json "
+            "says image_size %d\nset size or crop_size to it", quoted(m->dir), m->image_size);
+    if (w != m->image_size || h != m->image_size)
+        die(EXIT_FILE, "%s/preprocessor_config.json: pictures become %d x %d, but key "
+            "vision_config.image_size of config.json is %d\nare both files from the same model?",
+            quoted(m->dir), w, h, m->image_size);
+}
+
+/* === What every run begins with =============================================================== */
+
+static void start_machine(Run *r)
+{
+    const char *cap = r->o.isa ? r->o.isa : getenv("MM_CPU");
+    const char *env = getenv("MM_THREADS");
+    int64_t n = r->o.threads > 0 ? r->o.threads : 0;
+    if (!kernels_init(cap))
+        usage_error(r->name, "%s %s: this CPU has %s", r->o.isa ? "--isa" : "MM_CPU", quoted(cap),
+                    kernels_available());
+    if (!n && env && *env) {
+        char *end;
+        n = strtol(env, &end, 10);
+        if (*end || n < 1 || n > 512)
+            usage_error(r->name, "MM_THREADS %s: expected a whole number from 1 to 512",
+                        quoted(env));
+    }
+    threads_start((int)n);
+    run_seed(r);
+}
+
+/* -vv: each intermediate as it comes. */
+static void print_trace(void *ctx, const char *name, Tensor t)
+{
+    const Run *r = ctx;
+    double sum = 0, squares = 0;
+    size_t n = n_elem(t);
+    for (size_t i = 0; i < n; i++) {
+        sum += (double)f32(t)[i];
+        squares += (double)f32(t)[i] * (double)f32(t)[i];
+    }
+    double mean = sum / (double)n, variance = squares / (double)n - mean * mean;
+    fprintf(stderr, "%9.1f ms  %-52s %-20s mean % .5f  std %.5f\n", now_ms() - r->t_start, name,
+            shape_string(t), mean, __builtin_sqrt(variance > 0 ? variance : 0));
+}
+
+static void trace_begin(Run *r)
+{
+    if (r->o.trace) trace_file_start(r->o.trace);
+    else if (r->o.verbose > 1) trace_to(print_trace, r);
+}
+
+static int run_traced(Run *r, ItemFn *fn)
+{
+    if (!tracing()) trace_begin(r);
+    int code = run_items(r, fn);
+    trace_file_finish();
+    return code;
+}
+
+static void computing(Run *r)
+{
+    if (!r->t_first) r->t_first = now_ms();
+}
+
+/* The item's picture as the model takes it: [H, W, 3], scratch. */
+static Tensor model_input(Run *r, const Model *m, const Item *item, Result *res)
+{
+    double start = now_ms();
+    if (item->text)
+        fail("input.json", NULL, "%s: a text, where a picture is needed",
+             quoted_n(item->id, item->id_len));
+    Tensor x = preprocess(item_picture(item, &r->o), &m->pre);
+    res->ms_decode = now_ms() - start;
+    return x;
+}
+
+static void put_ids(Buf *b, const int *id, int n, const char *between)
+{
+    for (int i = 0; i < n; i++) put(b, "%s%d", i ? between : "", id[i]);
+}
+
+/* === mm caption, mm vqa ======================================================================= */
+
+typedef struct {
+    Model      *m;
+    Ids         ids;                 /* of -p; n 0: none */
+    const char *prompt;
+    int         max_len, n_vocab;    /* of a prompt, in tokens; the most alternatives there are */
+} Captioner;
+
+static Ids prompt_ids(const Run *r, const Captioner *c, const char *prompt)
+{
+    if (!prompt) return (Ids){0};
+    return tok_encode(c->m->tok, prompt, strlen(prompt), TOK_SPECIAL | (r->o.raw ? 0 : TOK_RAW));
+}
+
+static void put_logprobs(Buf *b, const Generated *g, int k)
+{
+    put(b, ",\"logprobs\":[");
+    for (int i = 0; i < g->n - g->n_prompt; i++) {
+        put(b, "%s{\"id\":%d,\"logprob\":", i ? "," : "", g->info[i].chosen.id);
+        put_float(b, g->info[i].chosen.logprob);
+        put(b, ",\"top\":[");
+        for (int j = 0; j < k; j++) {
+            put(b, "%s[%d,", j ? "," : "", g->info[i].top[j].id);
+            put_float(b, g->info[i].top[j].logprob);
+            put(b, "]");
+        }
+        put(b, "]}");
+    }
+    put(b, "]");
+}
+
+static void caption_item(Run *r, const Item *item, Result *res)
+{
+    Captioner *c = r->ctx;
+    Blip *blip = c->m->blip;
+    bool vqa = blip_kind(blip) == BLIP_VQA;
+    Ids q = item->prompt ? prompt_ids(r, c, item->prompt) : c->ids;
+    if (vqa && !item->prompt && !c->prompt)
+        fail("input.text", "give each record a prompt, or all of them -p QUESTION",
+             "%s: no question", quoted_n(item->id, item->id_len));
+    GenOptions o = {
+        .max_tokens = json_int(item->record, "max_tokens", (int)r->o.max_tokens, 0, 100000),
+        .beams = json_int(item->record, "beams", (int)r->o.beams, 1, 64),
+        .logprobs = json_int(item->record, "logprobs", r->o.logprobs > 0 ? (int)r->o.logprobs : 0,
+                             0, 1000),
+    };
+    Tensor image = model_input(r, c->m, item, res);
+    computing(r);
+    double start = now_ms();
+    BlipImage seen = blip_image(blip, image);
+    double encoded = now_ms();
+    Generated g = vqa ? blip_answer(blip, seen, q.id, q.n, o)
+                      : blip_caption(blip, seen, q.id, q.n, o);
+    const char *text = tok_decode(c->m->tok, g.id, g.n, true);
+    int n_in = g.n_prompt + (vqa ? q.n : 0), n_out = g.n - g.n_prompt;
+    res->ms_encode = encoded - start;
+    res->ms_text = now_ms() - encoded;
+    res->tokens_out = n_out;
+    put_bytes(&res->text, text, strlen(text));
+    put(&res->body, "\"text\":");
+    put_json(&res->body, text, strlen(text));
+    put(&res->body, ",\"stop\":\"%s\"", g.stopped ? "eos" : g.full ? "context" : "length");
+    put(&res->tail, "\"tokens\":{\"in\":%d,\"out\":%d},\"ids\":[", n_in, n_out);
+    put_ids(&res->tail, g.id + g.n_prompt, n_out, ",");
+    put(&res->tail, "]");
+    if (o.logprobs)
+        put_logprobs(&res->tail, &g, o.logprobs < c->n_vocab ? o.logprobs : c->n_vocab);
+}
+
+static int cmd_caption(Run *r)
+{
+    Model *m = model_open(r, r->o.model);
+    Captioner c = { .m = m, .prompt = option_text(r->name, "-p", r->o.prompt) };
+    bool records = r->o.in && (!strcmp(r->o.in, "jsonl") || !strcmp(r->o.in, "tsv"));
+    start_machine(r);
+    r->in = input_open(r->name, &r->o, false);
+    model_weights(r, m);
+    if (blip_kind(m->blip) == BLIP_VQA && !c.prompt && !records)
+        usage_error(r->name, "%s answers questions: say -p QUESTION", quoted(r->model.label));
+    if (blip_kind(m->blip) == BLIP_CAPTION && strcmp(r->name, "vqa") == 0)
+        die(EXIT_MODEL, "vqa: %s describes pictures, it does not answer questions\n"
+            "it serves: caption (there -p is how the caption begins), preprocess, tokenize, info",
+            quoted(r->model.label));
+    m->tok = tok_load(m->dir);
+    model_pictures(m);
+    c.ids = prompt_ids(r, &c, c.prompt);
+    Json text = json_get(m->config, "text_config");
+    c.max_len = json_int(text, "max_position_embeddings", 512, 1, 65536);
+    c.n_vocab = json_int(text, "vocab_size", 30524, 1, 1 << 22);
+    if (c.ids.n > c.max_len)
+        usage_error(r->name, "-p: the prompt has %d tokens, the model takes %d", c.ids.n,
+                    c.max_len);
+    r->ctx = &c;
+    return run_traced(r, caption_item);
+}
+
+/* === mm embed ================================================================================= */
+
+static void put_vector(const Run *r, Result *res, Tensor v)
+{
+    const char *vec = r->o.vec ? r->o.vec : "";
+    const float *x = f32(v);
+    int n = n_cols(v);
+    bool b64 = strcmp(vec, "b64") == 0, json = r->o.json || strcmp(vec, "json") == 0;
+    bool rows = strcmp(vec, "f32") == 0 || strcmp(vec, "npy") == 0;
+    res->vector = x;
+    res->dim = n;
+    Buf *b = &res->text;
+    if (rows) return;
+    if (b64) put_base64(b, x, (size_t)n * sizeof *x);
+    for (int i = 0; !b64 && i < n; i++) {
+        put(b, "%s", i ? (json ? "," : " ") : json ? "[" : "");
+        put_float(b, x[i]);
+    }
+    if (!b64 && json) put(b, "]");
+    if (!r->o.json) return;
+    put(&res->body, b64 ? "\"vector\":\"%s\"" : "\"vector\":%s", b->p);
+    put(&res->body, ",\"dim\":%d", n);
+}
+
+static void embed_item(Run *r, const Item *item, Result *res)
+{
+    Model *m = r->ctx;
+    Tensor v;
+    double start = now_ms();
+    if (item->text) {
+        Ids ids = tok_encode(m->tok, item->text, item->text_len, TOK_SPECIAL);
+        computing(r);
+        v = m->clip ? clip_text(m->clip, ids.id, ids.n)
+                    : sentence_forward(m->sentence, ids.id, ids.n);
+        res->ms_text = now_ms() - start;
+    } else {
+        Tensor image = model_input(r, m, item, res);
+        computing(r);
+        start = now_ms();
+        v = clip_image(m->clip, image);
+        res->ms_encode = now_ms() - start;
+    }
+    if (!r->o.normalize || strcmp(r->o.normalize, "no")) l2_normalize(v);
+    put_vector(r, res, v);
+}
+
+static int cmd_embed(Run *r)
+{
+    Model *m = model_open(r, r->o.model);
+    const char *prompt = option_text(r->name, "-p", r->o.prompt);
+    bool texts = strcmp(m->row->type, "bert") == 0;
+    if (prompt) r->o.text[r->o.n_text++] = prompt;
+    start_machine(r);
+    r->in = input_open(r->name, &r->o, texts);
+    r->text_lines = true;
+    model_weights(r, m);
+    m->tok = tok_load(m->dir);
+    if (!texts) model_pictures(m);
+    r->ctx = m;
+    return run_traced(r, embed_item);
+}
+
+/* === mm classify ============================================================================== */
+
+typedef struct { const char *label; float score, cosine; int place; } Scored;
+
+typedef struct {
+    Model       *m;
+    const char **label;
+    int          n;
+    const char  *form;               /* --label-template */
+    Tensor       text;               /* CLIP: [n, d], each of length 1 */
+} Classifier;
+
+/* "a photo of a {}." with the label in place of {}. */
+static const char *label_text(const char *form, const char *label)
+{
+    Buf b = {0};
+    const char *at = strstr(form, "{}");
+    put_bytes(&b, form, (size_t)(at - form));
+    put(&b, "%s%s", label, at + 2);
+    return b.p;
+}
+
+/* The labels of the option: A,B or @FILE, one a line. */
+static void read_labels(Run *r, Classifier *c)
+{
+    const char *given = option_text(r->name, "--labels", r->o.labels);
+    bool file = r->o.labels[0] == '@';
+    const char *ends = file ? "\n" : ",";
+    size_t room = 1;
+    for (const char *s = given; *s; s++) room += *s == *ends;
+    c->label = keep_bytes(sizeof(char *) * room);
+    for (const char *s = given; ; ) {
+        size_t n = strcspn(s, ends), from = strspn(s, " \t\r");
+        const char *next = s[n] ? s + n + 1 : NULL;
+        if (from > n) from = n;
+        size_t to = n;
+        while (to > from && strchr(" \t\r", s[to - 1])) to--;
+        if (to > from) c->label[c->n++] = keep_string("%.*s", (int)(to - from), s + from);
+        else if (!file) usage_error(r->name, "--labels %s: an empty label", quoted(given));
+        if (!next) break;
+        s = next;
+    }
+    if (!c->n) usage_error(r->name, "--labels: no labels in %s", quoted(r->o.labels + 1));
+}
+
+/* The texts' vectors, [n, d], each of length 1. */
+static void encode_labels(const Classifier *c, Tensor out, const char **label, const char *form)
+{
+    for (int i = 0; i < n_rows(out); i++) {
+        size_t mark = scratch_mark();
+        const char *text = label_text(form, label[i]);
+        Ids ids = tok_encode(c->m->tok, text, strlen(text), TOK_SPECIAL);
+        Tensor v = clip_text(c->m->clip, ids.id, ids.n);
+        l2_normalize(v);
+        memcpy(f32(rows(out, i, 1)), f32(v), sizeof(float) * (size_t)n_cols(v));
+        scratch_reset(mark);
+    }
+}
+
+/* CLIP: softmax over the labels of scale * cosine. */
+static void score_clip(const Classifier *c, Tensor image, Tensor text, Scored *s)
+{
+    int n = n_rows(text);
+    Tensor v = clip_image(c->m->clip, image), p = scratch(1, n);
+    l2_normalize(v);
+    for (int i = 0; i < n; i++)
+        f32(p)[i] = clip_logit_scale(c->m->clip) * dot(f32(v), f32(rows(text, i, 1)), n_cols(v));
+    softmax_rows(p);
+    for (int i = 0; i < n; i++) s[i].score = f32(p)[i];
+}
+
+/* BLIP: P(match) of each label by itself. */
+static void score_blip(const Classifier *c, Tensor image, const char *form, Scored *s, int n)
+{
+    BlipImage seen = blip_image(c->m->blip, image);
+    for (int i = 0; i < n; i++) {
+        const char *text = label_text(form, s[i].label);
+        Ids ids = tok_encode(c->m->tok, text, strlen(text), TOK_SPECIAL);
+        blip_match(c->m->blip, seen, ids.id, ids.n, &s[i].score, &s[i].cosine);
+    }
+}
+
+static int best_first(const void *a, const void *b)
+{
+    const Scored *x = a, *y = b;
+    if (x->score != y->score) return x->score > y->score ? -1 : 1;
+    return x->place - y->place;
+}
+
+/* The record's own labels ("labels":["cat","dog"]), or those of the option. */
+static const char **item_labels(const Classifier *c, const Item *item, int *n)
+{
+    Json own = json_get(item->record, "labels");
+    *n = c->n;
+    if (!own.node || json_type(own) == JSON_NULL) {
+        if (!c->n) fail("input.json", "or give all of them --labels A,B", "%s: no labels",
+                        quoted_n(item->id, item->id_len));
+        return c->label;
+    }
+    *n = json_len(own);
+    if (!json_is(own, JSON_ARRAY) || *n == 0) json_error(own, "must be a list of texts");
+    const char **label = scratch_bytes(sizeof *label * (size_t)*n);
+    int i = 0;
+    for (Json j = json_first(own); j.node; j = json_next(j)) {
+        label[i++] = json_string(j, NULL);
+        if (!label[i - 1]) json_error(j, "must be a text");
+    }
+    return label;
+}
+
+static void put_scores(const Run *r, const Classifier *c, Result *res, const Scored *s, int n,
+                       int top)
+{
+    int n_text = top > 0 ? top : 5;
+    put(&res->body, "\"labels\":[");
+    for (int i = 0; i < n && (top <= 0 || i < top); i++) {
+        put(&res->body, "%s{\"label\":", i ? "," : "");
+        put_json(&res->body, s[i].label, strlen(s[i].label));
+        put(&res->body, ",\"score\":");
+        put_float(&res->body, s[i].score);
+        if (c->m->blip) {
+            put(&res->body, ",\"itc\":");
+            put_float(&res->body, s[i].cosine);
+        }
+        put(&res->body, "}");
+    }
+    put(&res->body, "]");
+    res->table = true;
+    for (int i = 0; i < n && i < n_text; i++) {
+        put(&res->text, "%s%.4f\t", i ? "\n" : "", (double)s[i].score);
+        put_plain(&res->text, s[i].label, strlen(s[i].label), true, r->o.tsv, false);
+    }
+}
+
+static void classify_item(Run *r, const Item *item, Result *res)
+{
+    Classifier *c = r->ctx;
+    int n, top = json_int(item->record, "top", r->o.top > 0 ? (int)r->o.top : -1, 1, 1000000);
+    const char **label = item_labels(c, item, &n);
+    const char *form = json_str(item->record, "label_template", c->form);
+    bool own = label != c->label || form != c->form;
+    if (!strstr(form, "{}")) json_error(json_get(item->record, "label_template"), "has no {}");
+    Tensor image = model_input(r, c->m, item, res), text = c->text;
+    computing(r);
+    double start = now_ms();
+    if (c->m->clip && own) {
+        text = scratch(n, clip_dim(c->m->clip));
+        encode_labels(c, text, label, form);
+        res->ms_text = now_ms() - start;
+        start = now_ms();
+    }
+    Scored *s = scratch_bytes(sizeof *s * (size_t)n);
+    for (int i = 0; i < n; i++) s[i] = (Scored){ .label = label[i], .place = i };
+    if (c->m->clip) score_clip(c, image, text, s);
+    else score_blip(c, image, form, s, n);
+    res->ms_encode = now_ms() - start;
+    qsort(s, (size_t)n, sizeof *s, best_first);
+    put_scores(r, c, res, s, n, top);
+}
+
+static int cmd_classify(Run *r)
+{
+    Model *m = model_open(r, r->o.model);
+    Classifier c = { .m = m, .form = r->o.label_template };
+    if (!c.form) c.form = strcmp(m->row->type, "clip") ? "{}" : "a photo of a {}.";
+    if (!strstr(c.form, "{}"))
+        usage_error(r->name, "--label-template %s: has no {}", quoted(c.form));
+    if (r->o.labels) read_labels(r, &c);
+    else if (!r->o.in || strcmp(r->o.in, "jsonl"))
+        usage_error(r->name, "no labels: say --labels cat,dog or --labels @FILE");
+    start_machine(r);
+    r->in = input_open(r->name, &r->o, false);
+    model_weights(r, m);
+    m->tok = tok_load(m->dir);
+    model_pictures(m);
+    trace_begin(r);                          /* the labels are part of it */
+    if (m->clip && c.n) {
+        computing(r);
+        c.text = keep(c.n, clip_dim(m->clip));
+        encode_labels(&c, c.text, c.label, c.form);
+    }
+    r->ctx = &c;
+    return run_traced(r, classify_item);
+}
+
+/* === mm preprocess, mm tokenize =============================================================== */
+
+static void preprocess_item(Run *r, const Item *item, Result *res)
+{
+    Model *m = r->ctx;
+    Tensor x = model_input(r, m, item, res);             /* [H, W, 3] */
+    int H = x.dim[0], W = x.dim[1];
+    size_t n_pix = (size_t)H * (size_t)W;
+    char *npy = scratch_bytes(add_size(128, mul_size(3 * sizeof(float), n_pix)));
+    float *out = (float *)(npy + 128);                   /* [1, 3, H, W] */
+    for (size_t i = 0; i < n_pix; i++)
+        for (size_t ch = 0; ch < 3; ch++) out[ch * n_pix + i] = f32(x)[3 * i + ch];
+    npy_header(npy, (int64_t[]){ 1, 3, H, W }, 4);
+    res->blob = npy;
+    res->n_blob = 128 + 3 * sizeof(float) * n_pix;
+}
+
+static int cmd_preprocess(Run *r)
+{
+    Model *m = model_open(r, r->o.model);
+    start_machine(r);
+    model_pictures(m);
+    r->in = input_open(r->name, &r->o, false);
+    r->ctx = m;
+    return run_items(r, preprocess_item);
+}
+
+static void tokenize_item(Run *r, const Item *item, Result *res)
+{
+    Model *m = r->ctx;
+    if (!item->text) fail("input.json", NULL, "%s: no text", quoted_n(item->id, item->id_len));
+    Ids ids = tok_encode(m->tok, item->text, item->text_len, TOK_SPECIAL);
+    put_ids(&res->text, ids.id, ids.n, " ");
+    put(&res->body, "\"ids\":[");
+    put_ids(&res->body, ids.id, ids.n, ",");
+    put(&res->body, "]");
+}
+
+static int cmd_tokenize(Run *r)
+{
+    Model *m = model_open(r, r->o.model);
+    const char *prompt = option_text(r->name, "-p", r->o.prompt);
+    if (prompt) r->o.text[r->o.n_text++] = prompt;
+    start_machine(r);
+    m->tok = tok_load(m->dir);
+    r->in = input_open(r->name, &r->o, true);
+    r->text_lines = true;
+    r->ctx = m;
+    return run_items(r, tokenize_item);
+}
+
+/* === mm info, mm help ========================================================================= */
+
+static int cmd_info(Run *r)
+{
+    const char *what = r->o.n_operands ? r->o.operand[0] : r->o.model;
+    if (r->o.n_operands > 1) usage_error(r->name, "one model or picture at a time");
+    if (r->o.cpu) {
+        start_machine(r);
+        info_cpu(&r->o, kernels_level(), kernels_available());
+        return 0;
+    }
+    if (!what) usage_error(r->name, "say a model, a picture, or --cpu");
+    if (info_picture(what, &r->o)) return 0;
+    Model *m = model_open(r, what);
+    start_machine(r);
+    model_weights(r, m);
+    if (r->o.tensors) {
+        info_tensors(m->ck, &r->o);
+        return 0;
+    }
+    if (m->row->commands & PREPROCESS) model_pictures(m);
+    m->tok = tok_load(m->dir);
+    info_model(&(ModelFacts){ .label = r->model.label, .dir = m->dir, .name = m->row->name,
+                              .arch = m->arch, .runs = command_list(m->row->commands),
+                              .tokenizer = tok_kind(m->tok), .config = m->config, .ck = m->ck },
+               &r->o);
+    return 0;
+}
+
+static int cmd_help(Run *r)
+{
+    const char *word = r->o.n_operands ? r->o.operand[0] : NULL;
+    if (!word) help_general(COMMANDS, r->o.help_all);
+    else if (strcmp(word, "man") == 0) help_man(COMMANDS);
+    else {
+        for (const Command *c = COMMANDS; c->name; c++)
+            if (!strcmp(c->name, word) || (c->alias && !strcmp(c->alias, word))) {
+                help_command(c, r->o.help_all);
+                return 0;
+            }
+        usage_error(NULL, "no command %s", quoted(word));
+    }
+    return 0;
+}
+
+const Command COMMANDS[] = {
+    { "caption", "vqa", CAPTION, cmd_caption, "[-m MODEL] [-p TEXT] PICTURE...",
+      "describe pictures, or answer questions about them",
+      "  mm caption -m blip photo.jpg\n"
+      "  mm caption -m blip -p \"a photo of\" *.jpg         each begins with these words\n"
+      "  mm vqa -m blip-vqa -p \"what is this?\" photo.jpg  a question\n"
+      "  mm caption -m blip --json -r photos > captions.jsonl\n",
+      "prompt max_tokens beams logprobs", "text stop tokens ids logprobs" },
+    { "embed", NULL, EMBED, cmd_embed, "[-m MODEL] [--text T]... [PICTURE or TEXT...]",
+      "turn pictures or texts into vectors",
+      "  mm embed -m clip photo.jpg                      numbers, a line per picture\n"
+      "  mm embed -m clip --text \"a dog\" --json photo.jpg\n"
+      "  mm embed -m minilm \"a cat sat on the mat\"       sentence encoders take texts\n"
+      "  mm embed -m clip -r photos -o v.npy --ids ids.txt\n",
+      "prompt text", "vector dim" },
+    { "classify", NULL, CLASSIFY, cmd_classify, "[-m MODEL] --labels A,B PICTURE...",
+      "score labels for pictures",
+      "  mm classify -m clip --labels cat,dog photo.jpg  scores add up to 1\n"
+      "  mm classify -m clip --labels @names.txt --top 1 *.jpg\n"
+      "  mm classify -m blip-itm --labels \"a cat on a sofa\" photo.jpg   does it fit?\n",
+      "labels label_template top", "labels" },
+    { "info", NULL, INFO, cmd_info, "MODEL | PICTURE | --cpu",
+      "what a model, a picture or this machine is",
+      "  mm info blip\n  mm info --tensors --json ./model\n  mm info photo.jpg\n  mm info --cpu\n",
+      NULL, NULL },
+    { "preprocess", NULL, PREPROCESS, cmd_preprocess, "[-m MODEL] -o F.npy PICTURE",
+      "the numbers that a model sees of a picture",
+      "  mm preprocess -m clip photo.jpg -o photo.npy    float32 [1,3,H,W]\n"
+      "  mm preprocess -m clip *.jpg -o 'out/{stem}.npy'\n",
+      NULL, NULL },
+    { "tokenize", NULL, TOKENIZE, cmd_tokenize, "[-m MODEL] TEXT...", "texts as token ids",
+      "  mm tokenize -m clip \"a photo of a dog\"\n"
+      "  mm tokenize -m minilm --json < lines.txt        a record per line\n",
+      "text prompt", "ids" },
+    { "help", NULL, HELP, cmd_help, "[CMD]", "help, also of one command", "", NULL, NULL },
+    { 0 }
+};
+
+int main(int argc, char **argv)
+{
+    Run r = { .t_start = now_ms() };
+    int code = 0;
+    r.cmd = options_parse(&r.o, COMMANDS, argc, argv, &r.name);
+    if (r.o.version) printf("mm %s\n", MM_VERSION);
+    else if (!r.cmd || (r.cmd->bit == HELP && r.o.help)) {
+        help_general(COMMANDS, r.o.help_all);
+        code = !r.o.help && !r.o.help_all ? EXIT_USAGE : 0;
+    } else if (r.o.help || r.o.help_all) {
+        help_command(r.cmd, r.o.help_all);
+    } else {
+        signals_start();
+        code = r.cmd->run(&r);
+    }
+    if (fflush(stdout) || ferror(stdout)) die(EXIT_OUTPUT, "stdout: cannot be written");
+    return code;
+}
