@@ -62,6 +62,10 @@ Blip *blip_load(Ckpt ck, Json config)
         b->decoder = bert_load(ckpt_at(ck, "text_decoder.bert."), text, o);
         bert_load_head(b->decoder, ckpt_at(ck, "text_decoder.cls.predictions."));
     }
+    Bert *any = b->encoder ? b->encoder : b->decoder;
+    if (b->bos >= bert_vocab(any))
+        json_error(json_get(text, "bos_token_id"), "is %d, but there are %d tokens", b->bos,
+                   bert_vocab(any));
     if (b->kind == BLIP_VQA && bert_dim(b->encoder) != o.d_image)
         die(EXIT_FILE, "%s: text_config.hidden_size is %d, vision_config.hidden_size %d: "
             "the answer's decoder needs them equal", quoted(json_doc_name(config)),

@@ -102,7 +102,7 @@ static Text text_load(Ckpt ck, Json config)
 static Json sub_config(Json config, const char *name, const char *name_dict)
 {
     Json dict = json_get(config, name_dict);
-    return json_is(dict, JSON_OBJECT) ? dict : json_get(config, name);
+    return json_type(dict) != JSON_NULL ? dict : json_get(config, name);
 }
 
 Clip *clip_load(Ckpt ck, Json config)

@@ -475,6 +475,84 @@ static void minilm_test(void)
     check(cosine(s, &a, 0, 1) > cosine(s, &a, 0, 2) + 0.2, "a cat: nearer to a kitten");
 }
 
+/* --- Configurations that cannot be right ------------------------------------------------------ */
+
+static void load_any(const char *dir, Json config)
+{
+    Ckpt ck = ckpt_open(dir);
+    const char *type = json_str(config, "model_type", "");
+    if (!strcmp(type, "blip")) blip_load(ck, config);
+    else if (!strcmp(type, "clip")) clip_load(ck, config);
+    else sentence_load(dir, ck, config);
+}
+
+/* Loads the model with `from` replaced by `to` in its config.json, at the first place after
+ * `after`. It must die with this code, and with a message that has `says` in it. */
+static void dies(const char *name, const char *after, const char *from, const char *to, int code,
+                 const char *says)
+{
+    model = name;
+    size_t n;
+    const char *dir = keep_string("test/data/models/%s", name);
+    char *text = model_file(dir, "config.json", 1 << 20, &n);
+    char *at = strstr(text, after);
+    at = at ? strstr(at, from) : NULL;
+    if (!check(at, keep_string("config.json has %s", from))) return;
+    char *bad = keep_string("%.*s%s%s", (int)(at - text), text, to, at + strlen(from));
+    jmp_buf place;
+    int got = setjmp(place);
+    if (!got) {
+        die_landing = &place;
+        load_any(dir, json_parse("config.json", bad, strlen(bad), 64, EXIT_FILE));
+    }
+    die_landing = NULL;
+    if (!check(got == code && strstr(item_error.msg, says), keep_string("%s -> %s", from, to)))
+        printf("    exit code %d, expected %d: %s\n", got, code, got ? item_error.msg : "(loaded)");
+}
+
+static void bad_configs(void)
+{
+#define VISION "clip", "vision_config\""
+#define SIZE   VISION, "\"hidden_size\": 44"
+    static const struct {
+        const char *name, *after, *from, *to; int code; const char *says;
+    } BAD[] = {
+        { SIZE, "\"hidden_size\": 0", 4, "hidden_size" },
+        { SIZE, "\"hidden_size\": -1", 4, "hidden_size" },
+        { SIZE, "\"hidden_size\": 1e9", 4, "hidden_size" },
+        { SIZE, "\"hidden_size\": \"44\"", 4, "hidden_size" },
+        { SIZE, "\"hidden_size\": 48", 4, "[44" },
+        { SIZE, "\"old_size\": 44", 4, "768" },
+        { VISION, "_heads\": 4", "_heads\": 5", 4, "does not divide" },
+        { VISION, "_heads\": 4", "_heads\": 0", 4, "num_attention_heads" },
+        { VISION, "_layers\": 3", "_layers\": 4", 4, "encoder.layers.3." },
+        { VISION, "_layers\": 3", "_layers\": 2", 4, "encoder.layers.2." },
+        { VISION, "_layers\": 3", "_layers\": 2000000000", 4, "num_hidden_layers" },
+        { VISION, "image_size\": 30", "image_size\": 36", 4, "position_embedding" },
+        { VISION, "image_size\": 30", "image_size\": 6", 4, "patch_size" },
+        { VISION, "patch_size\": 7", "patch_size\": 0", 4, "patch_size" },
+        { VISION, "\"quick_gelu\"", "\"swoosh\"", 4, "hidden_act" },
+        { VISION, "\"layer_norm_eps\": 1e-05", "\"layer_norm_eps\": -1", 4, "eps" },
+        { "clip", "", "\"projection_dim\": 20", "\"projection_dim\": 21", 4, "visual_projection" },
+        { "bert-mean", "", "\"vocab_size\": 131", "\"vocab_size\": 130", 4, "word_embeddings" },
+        { "bert-mean", "", "\"vocab_size\": 131", "\"vocab_size\": 100000000000", 4, "vocab_size" },
+        { "bert-mean", "", "\"absolute\"", "\"relative_key\"", 3, "position_embedding_type" },
+        { "bert-mean", "", "_embeddings\": 40", "_embeddings\": 41", 4, "position_embeddings" },
+        { "bert-mean", "", "mediate_size\": 52", "mediate_size\": 51", 4, "intermediate" },
+        { "blip-caption", "text_config", "sep_token_id\": 3", "sep_token_id\": -3", 4, "sep_t" },
+        { "blip-caption", "text_config", "bos_token_id\": 131", "bos_token_id\": 133", 4, "bos_" },
+        { "blip-caption", "vision_config", "patch_size\": 8", "patch_size\": 9", 4, "position" },
+        { "clip", "", "\"vision_config\"", "\"old_config\"", 4, "768" },
+        { "clip", "", "\"vision_config_dict\": null", "\"vision_config_dict\": {}", 4, "768" },
+        { "clip", "", "\"vision_config_dict\": null", "\"vision_config_dict\": []", 4, "_dict" },
+        { "clip", "", "\"text_config\": {", "\"text_config\": 7, \"x\": {", 4, "text_config" },
+        { "blip-vqa", "", "\"text_config\"", "\"old_config\"", 4, "768" },
+        { "blip-itm", "", "_hidden_size\": 20", "_hidden_size\": 24", 4, "vision_proj" },
+    };
+    for (size_t i = 0; i < sizeof BAD / sizeof *BAD; i++)
+        dies(BAD[i].name, BAD[i].after, BAD[i].from, BAD[i].to, BAD[i].code, BAD[i].says);
+}
+
 /* --- All of them ------------------------------------------------------------------------------ */
 
 static void test_model(const char *name)
@@ -504,6 +582,7 @@ int main(int argc, char **argv)
     } else {
         for (size_t i = 0; i < sizeof TINY / sizeof *TINY; i++) test_model(TINY[i]);
         minilm_test();
+        bad_configs();
     }
     printf("models: %d passed, %d failed, %d skipped\n", n_passed, n_failed, n_skipped);
     return n_failed > 0;
