@@ -18,9 +18,9 @@ from transformers import BertTokenizer, CLIPTokenizer
 
 from concepts import CONCEPTS, article
 from layouts import MEAN, N, STD
-from tokens import DEC, PAD, TEMPLATES, write_bpe, write_wordpiece
+from tokens import DEC, TEMPLATES, write_bpe, write_wordpiece
 
-SOLID, EMPTY = .20, .05              # a patch is a thing's from this cover on, background below that
+SOLID, EMPTY = .20, .05              # a patch is a thing's from this cover on, or background below
 
 
 def tokenizers():
@@ -28,7 +28,8 @@ def tokenizers():
     with tempfile.TemporaryDirectory() as folder:
         write_wordpiece(folder + "/a")
         write_bpe(folder + "/b")
-        return BertTokenizer.from_pretrained(folder + "/a"), CLIPTokenizer.from_pretrained(folder + "/b")
+        return (BertTokenizer.from_pretrained(folder + "/a"),
+                CLIPTokenizer.from_pretrained(folder + "/b"))
 
 
 def to_pixels(pictures):
@@ -45,9 +46,10 @@ class Batches:
 
     def examples(self, rng, n, mosaics):
         """n training scenes, this share of them mosaics: (scenes, tensors without texts)."""
-        scenes = [self.world.mosaic(rng) if rng.random() < mosaics else self.world.training_scene(rng)
+        world = self.world
+        scenes = [world.mosaic(rng) if rng.random() < mosaics else world.training_scene(rng)
                   for _ in range(n)]
-        return scenes, self.labelled(scenes, [self.world.example(rng, s) for s in scenes])
+        return scenes, self.labelled(scenes, [world.example(rng, s) for s in scenes])
 
     @staticmethod
     def labelled(scenes, drawn):
@@ -76,21 +78,22 @@ class Batches:
 
     def for_captioner(self, rng, n, mosaics):
         scenes, batch = self.examples(rng, n, 0)
-        ids = self.wordpiece([s.caption() for s in scenes], padding=True, return_tensors="pt").input_ids
+        captions = [s.caption() for s in scenes]
+        ids = self.wordpiece(captions, padding=True, return_tensors="pt").input_ids
         ids[:, 0] = DEC
         return batch | {"ids": ids.to(batch["pixels"].device)}
 
     def for_clip(self, rng, n, mosaics):
-        """More single things than elsewhere; these have short captions half of the time."""
+        """More single things than elsewhere."""
         world = self.world
         scenes = [world.training_scene(rng, (.65, .2, .15)) for _ in range(n)]
         batch = self.labelled(scenes, [world.example(rng, s) for s in scenes])
         template = TEMPLATES[int(rng.integers(len(TEMPLATES)))]
         names = self.named if template == "a photo of {}." else CONCEPTS
-        captions = [s.caption() for s in scenes]
-        ids = self.bpe([template.format(c) for c in names] + captions, padding=True, return_tensors="pt").input_ids
+        sentences = [template.format(c) for c in names] + [s.caption() for s in scenes]
+        ids = self.bpe(sentences, padding=True, return_tensors="pt").input_ids
         return batch | {"sentences": ids.to(batch["pixels"].device)}
 
     def text(self, ids):
         """The captioner's ids as a caption."""
-        return self.wordpiece.decode([i for i in ids if i not in (DEC, PAD)], skip_special_tokens=True)
+        return self.wordpiece.decode(ids, skip_special_tokens=True)

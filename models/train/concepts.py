@@ -5,8 +5,8 @@ word for word:
 
     a dog on a blue background              one thing
     two dogs at the beach                   the same thing n times
-    a dog to the left of a cat at night     two things; "above" where they are more above than beside
-    two red apples, a dog and a bus ...     three, from left to right; equal ones at their first place
+    a dog to the left of a cat at night     two things; "above" where that is the longer way
+    two red apples, a dog and a bus ...     from left to right; equal ones at their first place
 
 Easy to get wrong
 - A name is looked up whole: "hot dog" is no dog. parse() goes by noun phrases, never by words.
@@ -16,38 +16,43 @@ Easy to get wrong
 
 # name, or name/plural where the rule of plural() fails, and the sprite's code point
 TABLE = """
-dog 1f436, cat 1f431, mouse/mice 1f42d, rabbit 1f430, fox 1f98a, bear 1f43b, panda 1f43c, tiger 1f42f,
-lion 1f981, cow 1f42e, pig 1f437, frog 1f438, monkey 1f435, rooster 1f413, penguin 1f427, bird 1f426,
-duck 1f986, owl 1f989, bat 1f987, horse 1f434, unicorn 1f984, bee 1f41d, caterpillar 1f41b,
-butterfly/butterflies 1f98b, snail 1f40c, ladybug/ladybugs 1f41e, spider 1f577-fe0f, turtle 1f422,
-snake 1f40d, dinosaur 1f996, octopus 1f419, crab 1f980, fish/fish 1f420, dolphin 1f42c, whale 1f433,
-crocodile 1f40a, zebra 1f993, elephant 1f418, hippo 1f99b, camel 1f42b, giraffe 1f992, sheep/sheep 1f411,
-flamingo 1f9a9, swan 1f9a2, peacock 1f99a, parrot 1f99c, hedgehog 1f994, wolf/wolves 1f43a,
-cactus 1f335, christmas tree 1f384, tree 1f333, palm tree 1f334, mushroom 1f344, rose 1f339, tulip 1f337,
-sunflower 1f33b, clover 1f340, red apple 1f34e, green apple 1f34f, pear 1f350, lemon 1f34b, banana 1f34c,
-watermelon 1f349, bunch of grapes 1f347, strawberry/strawberries 1f353, cherry/cherries 1f352, peach 1f351,
-pineapple 1f34d, tomato/tomatoes 1f345, eggplant 1f346, avocado 1f951, head of broccoli 1f966, carrot 1f955,
-ear of corn 1f33d, pepper 1f336-fe0f, cucumber 1f952, onion 1f9c5, loaf of bread/loaves of bread 1f35e,
-croissant 1f950, pretzel 1f968, piece of cheese 1f9c0, egg 1f95a, hamburger 1f354, box of fries 1f35f,
-slice of pizza 1f355, hot dog 1f32d, taco 1f32e, ice cream 1f366, donut 1f369, cookie 1f36a, cake 1f382,
-cupcake 1f9c1, lollipop 1f36d, honey pot 1f36f, cup of coffee 2615, glass of wine 1f377, glass of beer 1f37a,
-glass of milk 1f95b, car 1f697, taxi 1f695, bus 1f68c, ambulance 1f691, fire truck 1f692, truck 1f69a,
-tractor 1f69c, bicycle 1f6b2, motorcycle 1f3cd-fe0f, airplane 2708-fe0f, helicopter 1f681, rocket 1f680,
-sailboat 26f5, ship 1f6a2, train 1f682, ufo 1f6f8, traffic light 1f6a5, house 1f3e0, tent 26fa,
-castle 1f3f0, church 26ea, volcano 1f30b, sun 2600-fe0f, moon 1f319, star 2b50, cloud 2601-fe0f,
-rainbow 1f308, snowman/snowmen 26c4, umbrella 2602-fe0f, snowflake 2744-fe0f, fire 1f525, soccer ball 26bd,
-basketball 1f3c0, tennis racket 1f3be, trophy/trophies 1f3c6, balloon 1f388, gift 1f381, teddy bear 1f9f8,
-kite 1fa81, guitar 1f3b8, trumpet 1f3ba, drum 1f941, piano 1f3b9, watch 231a, clock 23f0, phone 1f4f1,
-laptop 1f4bb, camera 1f4f7, television 1f4fa, light bulb 1f4a1, candle 1f56f-fe0f, book 1f4d5,
-pencil 270f-fe0f, pair of scissors 2702-fe0f, lock 1f512, hammer 1f528, magnet 1f9f2, bell 1f514,
-crown 1f451, hat 1f3a9, shirt 1f455, dress 1f457, shoe 1f45f, boot 1f462, diamond 1f48e, bed 1f6cf-fe0f,
-chair 1fa91, door 1f6aa, bathtub 1f6c1, microscope 1f52c, die/dice 1f3b2, letter 2709-fe0f, box 1f4e6,
-backpack 1f392, robot 1f916, heart 2764-fe0f
+dog 1f436, cat 1f431, mouse/mice 1f42d, rabbit 1f430, fox 1f98a, bear 1f43b, panda 1f43c,
+tiger 1f42f, lion 1f981, cow 1f42e, pig 1f437, frog 1f438, monkey 1f435, rooster 1f413,
+penguin 1f427, bird 1f426, duck 1f986, owl 1f989, bat 1f987, horse 1f434, unicorn 1f984,
+bee 1f41d, caterpillar 1f41b, butterfly/butterflies 1f98b, snail 1f40c, ladybug/ladybugs 1f41e,
+spider 1f577-fe0f, turtle 1f422, snake 1f40d, dinosaur 1f996, octopus 1f419, crab 1f980,
+fish/fish 1f420, dolphin 1f42c, whale 1f433, crocodile 1f40a, zebra 1f993, elephant 1f418,
+hippo 1f99b, camel 1f42b, giraffe 1f992, sheep/sheep 1f411, flamingo 1f9a9, swan 1f9a2,
+peacock 1f99a, parrot 1f99c, hedgehog 1f994, wolf/wolves 1f43a, cactus 1f335,
+christmas tree 1f384, tree 1f333, palm tree 1f334, mushroom 1f344, rose 1f339, tulip 1f337,
+sunflower 1f33b, clover 1f340, red apple 1f34e, green apple 1f34f, pear 1f350, lemon 1f34b,
+banana 1f34c, watermelon 1f349, bunch of grapes 1f347, strawberry/strawberries 1f353,
+cherry/cherries 1f352, peach 1f351, pineapple 1f34d, tomato/tomatoes 1f345, eggplant 1f346,
+avocado 1f951, head of broccoli 1f966, carrot 1f955, ear of corn 1f33d, pepper 1f336-fe0f,
+cucumber 1f952, onion 1f9c5, loaf of bread/loaves of bread 1f35e, croissant 1f950,
+pretzel 1f968, piece of cheese 1f9c0, egg 1f95a, hamburger 1f354, box of fries 1f35f,
+slice of pizza 1f355, hot dog 1f32d, taco 1f32e, ice cream 1f366, donut 1f369, cookie 1f36a,
+cake 1f382, cupcake 1f9c1, lollipop 1f36d, honey pot 1f36f, cup of coffee 2615,
+glass of wine 1f377, glass of beer 1f37a, glass of milk 1f95b, car 1f697, taxi 1f695, bus 1f68c,
+ambulance 1f691, fire truck 1f692, truck 1f69a, tractor 1f69c, bicycle 1f6b2,
+motorcycle 1f3cd-fe0f, airplane 2708-fe0f, helicopter 1f681, rocket 1f680, sailboat 26f5,
+ship 1f6a2, train 1f682, ufo 1f6f8, traffic light 1f6a5, house 1f3e0, tent 26fa, castle 1f3f0,
+church 26ea, volcano 1f30b, sun 2600-fe0f, moon 1f319, star 2b50, cloud 2601-fe0f,
+rainbow 1f308, snowman/snowmen 26c4, umbrella 2602-fe0f, snowflake 2744-fe0f, fire 1f525,
+soccer ball 26bd, basketball 1f3c0, tennis racket 1f3be, trophy/trophies 1f3c6, balloon 1f388,
+gift 1f381, teddy bear 1f9f8, kite 1fa81, guitar 1f3b8, trumpet 1f3ba, drum 1f941, piano 1f3b9,
+watch 231a, clock 23f0, phone 1f4f1, laptop 1f4bb, camera 1f4f7, television 1f4fa,
+light bulb 1f4a1, candle 1f56f-fe0f, book 1f4d5, pencil 270f-fe0f, pair of scissors 2702-fe0f,
+lock 1f512, hammer 1f528, magnet 1f9f2, bell 1f514, crown 1f451, hat 1f3a9, shirt 1f455,
+dress 1f457, shoe 1f45f, boot 1f462, diamond 1f48e, bed 1f6cf-fe0f, chair 1fa91, door 1f6aa,
+bathtub 1f6c1, microscope 1f52c, die/dice 1f3b2, letter 2709-fe0f, box 1f4e6, backpack 1f392,
+robot 1f916, heart 2764-fe0f
 """
 
 COLOURS = {
-    "red": (205, 40, 40), "orange": (245, 140, 30), "yellow": (250, 220, 50), "green": (60, 165, 70),
-    "blue": (50, 100, 215), "purple": (130, 60, 170), "pink": (250, 165, 195), "brown": (125, 80, 45),
+    "red": (205, 40, 40), "orange": (245, 140, 30), "yellow": (250, 220, 50),
+    "green": (60, 165, 70), "blue": (50, 100, 215), "purple": (130, 60, 170),
+    "pink": (250, 165, 195), "brown": (125, 80, 45),
     "gray": (140, 140, 140), "black": (22, 22, 22), "white": (246, 246, 246),
 }
 LANDSCAPES = {                       # phrase: colour above the horizon, colour below

@@ -1,12 +1,12 @@
 """Measures the exported models as a user gets them: f16 files, transformers' own processors and
-generate(), scenes drawn as files of ordinary sizes. Seeds of its own, and every scene of two or three
-things has a pair of concepts that training never showed together.
+generate(), scenes drawn as files of ordinary sizes. Seeds of its own, and every scene of two or
+three things has a pair of concepts that training never showed together.
 
     python models/train/evaluate.py [--sprites FOLDER] [--scenes 500] [--write]
 
 --write puts the tables into the two model cards.
 
-    named      every thing is named              false      mentions of what is not there, per mention
+    named      every thing is named              false      mentions of what is not there, of all
     clean      ... and nothing else is           order      relation and order right, if clean
     exact      the caption, word for word        background the place or colour right
 
@@ -36,7 +36,7 @@ HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SEED, BATCH = 2024, 50
 
 
-# --- scenes as files -------------------------------------------------------------------------------
+# --- scenes as files ----------------------------------------------------------------------------
 
 def file_size(scene, area=512 * 512):
     return round((area * scene.aspect) ** .5), round((area / scene.aspect) ** .5)
@@ -73,20 +73,20 @@ def draw_all(world, scenes, draw=plain):
     return (draw(world, np.random.default_rng([SEED, i]), s) for i, s in enumerate(scenes))
 
 
-# --- captions --------------------------------------------------------------------------------------
+# --- captions -----------------------------------------------------------------------------------
 
 class Captions:
     def __init__(self, folder):
         self.processor = AutoProcessor.from_pretrained(folder)
-        self.model = BlipForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+        self.model = BlipForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
 
     def __call__(self, pictures):
         """Captions, and the mean probability of each one's words."""
         texts, sure = [], []
         for group in grouped(pictures):
             pixels = self.processor(images=group, return_tensors="pt").pixel_values
-            out = self.model.generate(pixel_values=pixels, max_new_tokens=30, num_beams=1, do_sample=False,
-                                      output_scores=True, return_dict_in_generate=True)
+            out = self.model.generate(pixel_values=pixels, output_scores=True,
+                                      return_dict_in_generate=True)
             texts += self.processor.batch_decode(out.sequences, skip_special_tokens=True)
             best = torch.stack(out.scores, 1).softmax(2).amax(2)
             written = (out.sequences[:, -best.shape[1]:] != 0).float()
@@ -125,14 +125,14 @@ def score_one(scene, text):
     wrong = sum(c not in true or c in names[:i] for i, c in enumerate(names))
     named = len(found) == len(true)
     clean = named and not wrong
-    return {"named": named, "clean": clean, "found": len(found), "things": len(true), "wrong": wrong,
-            "mentions": len(names), "background": background == scene.background,
-            "exact": text == scene.caption(),
+    return {"named": named, "clean": clean, "found": len(found), "things": len(true),
+            "wrong": wrong, "mentions": len(names),
+            "background": background == scene.background, "exact": text == scene.caption(),
             "ordered": clean and names == list(true) and said_relation == relation,
             "counted": sum(dict(said)[c] == true[c] for c in found)}
 
 
-# --- zero-shot classification ----------------------------------------------------------------------
+# --- zero-shot classification -------------------------------------------------------------------
 
 class ZeroShot:
     def __init__(self, folder):
@@ -153,7 +153,7 @@ class ZeroShot:
         scores = self.scores(pictures, [TEMPLATES[0].format(c) for c in CONCEPTS])
         places = scores.argsort(1, descending=True)
         truth = torch.tensor([[s.things[0][0]] for s in scenes])
-        return ((places[:, :1] == truth).float().mean().item(), (places[:, :5] == truth).any(1).float().mean().item())
+        return {f"top-{k}": (places[:, :k] == truth).any(1).float().mean().item() for k in (1, 5)}
 
     def choices(self, world, rng, scenes):
         """Share of scenes whose own caption beats two of other scenes of the same kind."""
@@ -165,18 +165,21 @@ class ZeroShot:
         return right / len(scenes)
 
 
-# --- the tables ------------------------------------------------------------------------------------
+# --- the tables ---------------------------------------------------------------------------------
 
 def table(rows, columns):
-    lines = ["| scenes | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    lines += ["| " + name + " | " + " | ".join(f"{100 * r[c]:.1f}" if r.get(c) is not None else "" for c in columns)
-              + " |" for name, r in rows.items()]
-    return "\n".join(lines)
+    """rows: {name: {column: share}}; a share that is missing or None stays empty."""
+    lines = [["scenes", *columns], ["---"] * (len(columns) + 1)]
+    for name, row in rows.items():
+        shares = [row.get(c) for c in columns]
+        lines.append([name, *("" if s is None else f"{100 * s:.1f}" for s in shares)])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def make_scenes(world, count, aspect=None):
-    """{row: scenes}; two and three things are different ones here, equal ones have their own row."""
-    kinds = {"one thing": (1, 1), "two things": (2, 1), "three things": (3, 1), "two or three equal": (0, 0)}
+    """{row: scenes}; two and three things are different here, equal ones have their own row."""
+    kinds = {"one thing": (1, 1), "two things": (2, 1), "three things": (3, 1),
+             "two or three equal": (0, 0)}
     scenes = {}
     for k, (name, (n, equal)) in enumerate(kinds.items()):
         rng = np.random.default_rng([SEED, k])
@@ -204,10 +207,13 @@ def evaluate_captions(world, scenes, wide, folder):
         else:
             rows[name]["order"] = None
     columns = ["named", "clean", "recall", "false", "background", "exact", "order", "count"]
-    return ("Per cent, " + str(len(scenes["one thing"])) + " scenes a row. named: every thing is named; clean: and "
-            "nothing else is; recall: per thing; false: false mentions per mention; order: relation and order right "
-            "where clean; count: the number right where the thing is named.\n\n" + table(rows, columns)
-            + "\n\nHarder pictures of such scenes:\n\n" + table(robust, ["named", "clean", "false", "background"]))
+    n = len(scenes["one thing"])
+    return (f"""Per cent, {n} scenes a row. named: every thing is named; clean: and nothing else is;
+recall: per thing; false: false mentions per mention; order: relation and order right where clean;
+count: the number right where the thing is named.
+
+""" + table(rows, columns) + "\n\nHarder pictures of such scenes:\n\n"
+            + table(robust, ["named", "clean", "false", "background"]))
 
 
 def evaluate_zero_shot(world, scenes, wide, folder):
@@ -216,28 +222,35 @@ def evaluate_zero_shot(world, scenes, wide, folder):
     rows = {}
     for how, draw in {"as drawn": plain, **ROBUST}.items():
         group = wide["one thing"] if "x" in how else one
-        first, five = model.top(draw_all(world, group, draw), group)
-        rows["one thing, " + how] = {"top-1": first, "top-5": five}
+        rows["one thing, " + how] = model.top(draw_all(world, group, draw), group)
     for name in ("one thing", "two things", "three things"):
-        rows[f"{name}: own caption of three"] = {"top-1": model.choices(world, np.random.default_rng(SEED), scenes[name])}
-    return (f"Per cent, {len(one)} scenes a row; single things over all {len(CONCEPTS)} concepts with the sentence "
-            f"\"{TEMPLATES[0]}\".\n\n" + table(rows, ["top-1", "top-5"]))
+        rng = np.random.default_rng(SEED)
+        share = model.choices(world, rng, scenes[name])
+        rows[name + ": own caption of three"] = {"top-1": share}
+    return (f"""Per cent, {len(one)} scenes a row; single things over all {len(CONCEPTS)} concepts
+with the sentence "{TEMPLATES[0]}".
+
+""" + table(rows, ["top-1", "top-5"]))
 
 
 def write_card(folder, text):
     """Replaces the card's section of that title."""
     path = os.path.join(folder, "README.md")
     card = open(path, encoding="utf-8").read()
-    card = re.sub(r"(## Measured quality\n).*?(?=\n## |\Z)", lambda m: m.group(1) + "\n" + text + "\n", card, flags=re.S)
+    card = re.sub(r"(## Measured quality\n).*?(?=\n## |\Z)",
+                  lambda m: m.group(1) + "\n" + text + "\n", card, flags=re.S)
     with open(path, "w", encoding="utf-8") as f:
         f.write(card)
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Measures the tiny models on scenes they cannot have seen.")
-    parser.add_argument("--sprites", help="folder of CODE.png files; default: fetched with npm into --state")
+    parser = argparse.ArgumentParser(
+        description="Measures the tiny models on scenes they cannot have seen.")
+    parser.add_argument("--sprites",
+                        help="folder of CODE.png files; default: fetched with npm into STATE")
     parser.add_argument("--state", default="build/train")
-    parser.add_argument("--models", default=HERE, help="where tiny-caption and tiny-clip are (%(default)s)")
+    parser.add_argument("--models", default=HERE,
+                        help="where tiny-caption and tiny-clip are (%(default)s)")
     parser.add_argument("--scenes", type=int, default=500, help="per row (%(default)s)")
     parser.add_argument("--write", action="store_true", help="put the tables into the model cards")
     args = parser.parse_args()

@@ -1,15 +1,16 @@
-"""Writes the trained models as published checkpoints look: models/tiny-caption and models/tiny-clip,
-f16, with tokenizer, processor, configuration and card. evaluate.py --write then fills in the figures.
+"""Writes the trained models as published checkpoints look: models/tiny-caption, models/tiny-clip,
+f16, with tokenizer, processor, configuration and card. evaluate.py --write adds the figures.
 
     python models/train/export.py [--state FOLDER] [--to FOLDER]
 
 Easy to get wrong
-- preprocessor_config.json squashes the whole picture to a square; CLIP's usual crop loses its sides.
+- preprocessor_config.json squashes the whole picture to a square; CLIP's usual crop loses sides.
 - transformers shares the captioner's output matrix with its word embeddings: the file has it once.
 """
 
 import argparse
 import os
+import textwrap
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -36,14 +37,14 @@ tags: [{tag}]
 {what} Trained from nothing, on scenes composed of emoji pictures, by `models/train/` of this
 repository; the smallest complete model of its kind that one can read, run and train again.
 
-It knows scenes of one to three of the things below on a simple background, and nothing else. **It does
-not understand photographs**: there it gives an answer, and the answer means nothing.
+It knows scenes of one to three of the things below on a simple background, and nothing else. **It
+does not understand photographs**: there it gives an answer, and the answer means nothing.
 
 ## Data and licence
 
-The pictures are composed by `models/train/world.py` from the Noto emoji graphics (Apache License 2.0,
-Google), as the npm package {package} has them (64-pixel folder). No photograph and no text of other
-people was used. The weights are given under the Apache License 2.0 too.
+The pictures are composed by `models/train/world.py` from the Noto emoji graphics (Apache License
+2.0, Google), as the npm package {package} has them (64-pixel folder).
+No photograph and no text of others was used. The weights are under the Apache License 2.0 too.
 
 ## Size and training cost
 
@@ -57,9 +58,11 @@ The picture is squashed to {side} x {side} pixels, whatever its shape, without a
 
 ## What it knows
 
-{n} things: {concepts}.
+{n} things:
+{concepts}.
 
-Backgrounds: {backgrounds}.
+Backgrounds:
+{backgrounds}.
 
 ## Measured quality
 
@@ -73,6 +76,10 @@ Not measured yet: `models/train/evaluate.py --write`.
   cat", "a dog, a cat and a bus", then the background.
 - Things of one shape and colour are mixed up most.
 {limits}"""
+
+
+def wrapped(words):
+    return textwrap.fill(", ".join(words), 96)
 
 
 def processor(folder, kind, model):
@@ -89,9 +96,9 @@ def cost(state, stages):
     for name in stages:
         saved = read(state, name)
         if saved:
-            pictures = saved["pictures"]
-            lines.append(f"- {name}: {pictures:,} pictures, {saved['seconds'] / 60:.0f} minutes of wall-clock "
-                         f"on a shared machine with two cores" + ("" if saved["done"] else " (not finished)"))
+            pictures, minutes = saved["pictures"], saved["seconds"] / 60
+            lines.append(f"- {name}: {pictures:,} pictures, {minutes:.0f} minutes on 2 shared cores"
+                         + ("" if saved["done"] else " (not finished)"))
     return "\n".join(lines)
 
 
@@ -99,9 +106,9 @@ def card(folder, model, state, stages, **words):
     n = sum(p.numel() for p in model.parameters())
     with open(os.path.join(folder, "README.md"), "w", encoding="utf-8") as f:
         f.write(CARD.format(
-            package=PACKAGE, side=SIZE, n=len(CONCEPTS), concepts=", ".join(CONCEPTS),
-            backgrounds=", ".join(BACKGROUNDS), size=f"{n:,} parameters in float16. Training:\n\n{cost(state, stages)}",
-            **words))
+            package=PACKAGE, side=SIZE, n=len(CONCEPTS), concepts=wrapped(CONCEPTS),
+            backgrounds=wrapped(BACKGROUNDS),
+            size=f"{n:,} parameters in float16. Training:\n\n{cost(state, stages)}", **words))
 
 
 def save(model, folder):
@@ -113,16 +120,17 @@ def save(model, folder):
 def export_captioner(state, folder):
     model = Captioner()
     model.load_state_dict(read(state, "caption")["model"])
-    model.blip.generation_config = GenerationConfig(bos_token_id=DEC, eos_token_id=SEP, pad_token_id=PAD,
-                                                    max_length=TEXT_LENGTH)
+    model.blip.generation_config = GenerationConfig(
+        bos_token_id=DEC, eos_token_id=SEP, pad_token_id=PAD, max_length=TEXT_LENGTH)
     save(model.blip, folder)
     write_wordpiece(folder)
     processor(folder, "BlipImageProcessor", "BlipProcessor")
-    card(folder, model.blip, state, ["tower", "decoder", "caption"], tag="image-to-text", title="tiny-caption",
+    card(folder, model.blip, state, ["tower", "decoder", "caption"],
+         tag="image-to-text", title="tiny-caption",
          what="A caption for a picture: transformers' BlipForConditionalGeneration, very small.",
-         use="`mm caption picture.png` (it is built in), `mm caption -m models/tiny-caption picture.png`, or "
-             "transformers' BlipProcessor and BlipForConditionalGeneration.",
-         limits="- It answers no questions; a text given as the beginning of a caption is not what it was trained for.\n")
+         use="`mm caption -m models/tiny-caption picture.png`, or transformers' BlipProcessor and\n"
+             "BlipForConditionalGeneration.",
+         limits="- It answers no questions, and was not trained to go on with a given text.\n")
 
 
 def export_clip(state, folder):
@@ -133,11 +141,13 @@ def export_clip(state, folder):
     processor(folder, "CLIPImageProcessor", "CLIPProcessor")
     with open(os.path.join(folder, "concepts.txt"), "w", encoding="utf-8") as f:
         f.writelines(c + "\n" for c in CONCEPTS)
-    card(folder, model.clip, state, ["tower", "clip"], tag="zero-shot-image-classification", title="tiny-clip",
-         what="Pictures and sentences as vectors that can be compared: transformers' CLIPModel, very small.",
-         use="`mm classify picture.png` (it is built in), `mm classify -m models/tiny-clip --labels dog,cat picture.png`, "
-             "or transformers' CLIPProcessor and CLIPModel. `concepts.txt` has the things it knows. Trained with the "
-             "sentences " + ", ".join(f'"{t}"' for t in TEMPLATES) + " and with the captions of scenes.",
+    templates = ", ".join(f'"{t}"' for t in TEMPLATES)
+    card(folder, model.clip, state, ["tower", "clip"],
+         tag="zero-shot-image-classification", title="tiny-clip",
+         what="Vectors of pictures and sentences, to compare: transformers' CLIPModel, very small.",
+         use="`mm classify -m models/tiny-clip --labels dog,cat picture.png`, or transformers'\n"
+             "CLIPProcessor and CLIPModel. `concepts.txt` has the things it knows. Trained with\n"
+             f"{templates},\nand with the captions of scenes.",
          limits="- Words it never met have vectors without meaning.\n")
 
 
@@ -147,7 +157,8 @@ def main():
     parser.add_argument("--to", default=HERE, help="the folder of both (%(default)s)")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    for name, stage, write in (("tiny-caption", "caption", export_captioner), ("tiny-clip", "clip", export_clip)):
+    for name, stage, write in (("tiny-caption", "caption", export_captioner),
+                               ("tiny-clip", "clip", export_clip)):
         if read(args.state, stage):
             write(args.state, os.path.join(args.to, name))
             print(f"wrote {os.path.join(args.to, name)}")

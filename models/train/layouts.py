@@ -8,8 +8,8 @@ Each is wrapped in a module with loss(batch) -> (loss, {name: value}); the heads
 and are thrown away, so that what is saved is exactly the published layout.
 
 Easy to get wrong
-- Positions start as strong 2-D sines. Left at the usual tiny start they are too weak to be used, and
-  the decoder then names things it cannot put in order.
+- Positions start as strong 2-D sines. Left at the usual tiny start they are too weak to be used,
+  and the decoder then names things it cannot put in order.
 - CLIP has a LayerNorm before its first layer, BLIP has none, and it ruins a tower that was trained
   without. to_clip() starts it as (nearly) the identity; see there.
 - bfloat16 halves the time of a step. Attention stays "eager": the fused one is slow for 65 tokens.
@@ -34,7 +34,7 @@ FAR = 64.                                   # see to_clip()
 
 
 def sines():
-    """[GRID*GRID, WIDTH]: a quarter each of sin and cos of row and column, pi/16 to 3 pi/4 a patch."""
+    """[GRID*GRID, WIDTH]: sin, cos of row and column, a quarter each; pi/16 to 3 pi/4 a patch."""
     quarter = WIDTH // 4
     frequency = torch.logspace(math.log10(math.pi / 16), math.log10(.75 * math.pi), quarter)
     angle = torch.arange(GRID)[:, None] * frequency
@@ -56,7 +56,8 @@ def start(module):
 def blip():
     sizes = dict(hidden_size=WIDTH, intermediate_size=MLP, num_attention_heads=HEADS)
     config = BlipConfig(
-        vision_config=dict(**sizes, num_hidden_layers=LAYERS, image_size=SIZE, patch_size=SIZE // GRID),
+        vision_config=dict(**sizes, num_hidden_layers=LAYERS, image_size=SIZE,
+                           patch_size=SIZE // GRID),
         text_config=dict(**sizes, num_hidden_layers=TEXT_LAYERS, vocab_size=len(wordpiece()),
                          max_position_embeddings=TEXT_LENGTH, encoder_hidden_size=WIDTH,
                          bos_token_id=DEC, eos_token_id=SEP, sep_token_id=SEP, pad_token_id=PAD),
@@ -69,11 +70,12 @@ def blip():
 
 
 def clip():
-    sizes = dict(hidden_size=WIDTH, intermediate_size=MLP, num_attention_heads=HEADS, hidden_act="gelu",
-                 projection_dim=WIDTH)
+    sizes = dict(hidden_size=WIDTH, intermediate_size=MLP, num_attention_heads=HEADS,
+                 hidden_act="gelu", projection_dim=WIDTH)
     last = len(bpe()[0]) - 1
     config = CLIPConfig(
-        vision_config=dict(**sizes, num_hidden_layers=LAYERS, image_size=SIZE, patch_size=SIZE // GRID),
+        vision_config=dict(**sizes, num_hidden_layers=LAYERS, image_size=SIZE,
+                           patch_size=SIZE // GRID),
         text_config=dict(**sizes, num_hidden_layers=TEXT_LAYERS, vocab_size=last + 1,
                          max_position_embeddings=TEXT_LENGTH,
                          bos_token_id=last - 1, eos_token_id=last, pad_token_id=last),
@@ -93,7 +95,7 @@ class PatchHeads(nn.Module):
         start(self)
 
     def split(self, tokens):
-        """tokens [B, 1 + GRID*GRID, WIDTH] -> thing, rank, count, row, column, things, background"""
+        """[B, 1 + GRID*GRID, WIDTH] -> thing, rank, count, row, column, things, background"""
         patch, whole = self.patch(tokens[:, 1:]).float(), self.whole(tokens[:, 0]).float()
         return *patch.split([N + 1, 3, 3, GRID, GRID], 2), *whole.split([N, len(BACKGROUNDS)], 1)
 
@@ -106,7 +108,8 @@ class PatchHeads(nn.Module):
             "thing": cross_entropy(thing, batch["thing"], weight),
             "rank": .3 * cross_entropy(rank, batch["rank"]),
             "count": .3 * cross_entropy(count, batch["count"]),
-            "place": .1 * (cross_entropy(row, place.mT.flatten(1)) + cross_entropy(column, place.flatten(1))),
+            "place": .1 * (cross_entropy(row, place.mT.flatten(1))
+                           + cross_entropy(column, place.flatten(1))),
             "things": 2. * F.binary_cross_entropy_with_logits(things, batch["things"]),
             "background": .3 * F.cross_entropy(background, batch["background"]),
         }
@@ -153,10 +156,14 @@ class Captioner(nn.Module):
         with torch.set_grad_enabled(not self.frozen and torch.is_grad_enabled()):
             return self.blip.vision_model(pixels).last_hidden_state
 
+    def scores(self, ids, tokens):
+        decoder = self.blip.text_decoder
+        return decoder(ids, encoder_hidden_states=tokens, use_cache=False).logits
+
     def loss(self, batch):
         tokens = self.tokens(batch["pixels"])
         ids = batch["ids"]                                       # [DEC] a dog ... [SEP] [PAD]
-        scores = self.blip.text_decoder(ids[:, :-1], encoder_hidden_states=tokens, use_cache=False).logits
+        scores = self.scores(ids[:, :-1], tokens)
         target = torch.where(ids[:, 1:] == PAD, -1, ids[:, 1:])
         words = cross_entropy(scores.float(), target)
         if self.frozen:
@@ -171,16 +178,15 @@ class Captioner(nn.Module):
         ids = torch.full((len(pixels), 1), DEC)
         done = torch.zeros(len(pixels), dtype=torch.bool)
         while ids.shape[1] < TEXT_LENGTH and not done.all():
-            scores = self.blip.text_decoder(ids, encoder_hidden_states=tokens, use_cache=False).logits
-            best = torch.where(done, PAD, scores[:, -1].argmax(1))
+            best = torch.where(done, PAD, self.scores(ids, tokens)[:, -1].argmax(1))
             done |= best == SEP
             ids = torch.cat([ids, best[:, None]], 1)
         return ids
 
 
 class Clip(nn.Module):
-    """Pictures against sentences: the names of all concepts (in one template, another each step) and
-    the captions of the batch."""
+    """Pictures against sentences: the names of all concepts (in one template, another each step)
+    and the captions of the batch."""
 
     def __init__(self):
         super().__init__()
@@ -199,7 +205,8 @@ class Clip(nn.Module):
         return F.normalize(self.clip.visual_projection(hidden[:, 0]).float(), dim=-1)
 
     def text_vectors(self, ids):
-        return F.normalize(self.clip.text_projection(self.clip.text_model(ids).pooler_output).float(), dim=-1)
+        pooled = self.clip.text_model(ids).pooler_output
+        return F.normalize(self.clip.text_projection(pooled).float(), dim=-1)
 
     def loss(self, batch):
         hidden = self.hidden(batch["pixels"])
@@ -226,11 +233,11 @@ def to_clip(vision, state, pixels):
     """Puts a BLIP tower's weights into a CLIP tower that computes (nearly) the same.
 
     Names and shapes differ a little: q, k, v apart, no bias of the patches (it goes into the
-    positions). And CLIP normalises the tokens first. That changes little if all tokens have the same
-    large component: add FAR to one channel of every position and -FAR to another; the standard
-    deviation is then nearly FAR * sqrt(2 / WIDTH) whatever the rest is, the norm's weight multiplies
-    by it again and its bias takes FAR away. (The mean that the norm removes would be removed by the
-    first layer's own norm anyway.) Training goes on from there."""
+    positions). And CLIP normalises the tokens first. That changes little if all tokens have the
+    same large component: add FAR to one channel of every position and -FAR to another; the standard
+    deviation is then nearly FAR * sqrt(2 / WIDTH) whatever the rest is, the norm's weight
+    multiplies by it again and its bias takes FAR away. (The mean that the norm removes would be
+    removed by the first layer's own norm anyway.) Training goes on from there."""
     new = {}
     for name, value in state.items():
         if ".qkv." in name:

@@ -1,4 +1,4 @@
-"""Where the emoji pictures are: Noto emoji graphics (Apache-2.0) from an npm package, never in git."""
+"""The emoji pictures: Noto emoji graphics (Apache-2.0) from an npm package, never in git."""
 
 import os
 import subprocess
@@ -15,7 +15,8 @@ def find_sprites(given, cache):
     folder = given or os.path.join(cache, INSIDE)
     if not given and not os.path.isdir(folder):
         print(f"installing {PACKAGE} into {cache}", file=sys.stderr)
-        subprocess.run(["npm", "install", "--no-save", "--no-audit", "--prefix", cache, PACKAGE], check=True)
+        subprocess.run(["npm", "install", "--no-save", "--no-audit", "--prefix", cache, PACKAGE],
+                       check=True)
     missing = [c for c in SPRITES if not os.path.exists(os.path.join(folder, c + ".png"))]
     if missing:
         sys.exit(f"{folder}: no {missing[0]}.png ({len(missing)} sprites missing); "

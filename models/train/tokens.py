@@ -7,8 +7,8 @@ CLIP: byte-level BPE (vocab.json, merges.txt), learnt until every word is one sy
 
 Easy to get wrong
 - Any text of a user needs symbols: WordPiece has every printable ASCII character plain and inside a
-  word, BPE all 256 bytes plain and at the end of a word. Without them CLIP reads the unknown symbol,
-  which is its end of text, and everything behind it is lost.
+  word, BPE all 256 bytes plain and at the end of a word. Without them CLIP reads the unknown
+  symbol, which is its end of text, and everything behind it is lost.
 - Merges must be learnt by counting pairs over all words. Prefix merges word by word do not work: a
   merge that was made for one word fires first inside another.
 """
@@ -21,7 +21,8 @@ from concepts import ABOVE, BACKGROUNDS, CONCEPTS, LEFT_OF, NUMBERS, PLURALS
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "[ENC]"]
 PAD, SEP, DEC, ENC = 0, 3, 5, 6
-TEMPLATES = ["a photo of a {}.", "a photo of a {}", "a photo of {}.", "a picture of a {}", "a {}", "{}"]
+TEMPLATES = ["a photo of a {}.", "a photo of a {}", "a photo of {}.", "a picture of a {}", "a {}",
+             "{}"]
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 

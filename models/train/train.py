@@ -10,12 +10,12 @@ Stages, in order (all of them if none is named; a finished one is skipped):
     caption   both together, the patch labels kept on
     clip      the tower in CLIP's layout and its text encoder (needs only the first stage)
 
-    scenes --draw--> batch --loss--> gradients --mean over workers--> AdamW --every minutes--> state
+    scenes --draw--> batch --loss--> gradients --sum over workers--> AdamW --every minutes--> state
 
-The state of a stage is one file, STATE/STAGE.pt, replaced whole; SIGTERM and Ctrl-C save it and stop.
-A step is SHARDS shards of pictures, drawn from (seed, stage, step, shard): so a stopped run goes on
-with the scenes it would have seen, and the number of workers changes the time, not the result
-(beyond the order of sums).
+The state of a stage is one file, STATE/STAGE.pt, replaced whole; SIGTERM and Ctrl-C save it and
+stop. A step is SHARDS shards of pictures, drawn from (seed, stage, step, shard): so a stopped run
+goes on with the scenes it would have seen, and the number of workers changes the time, not the
+result (beyond the order of sums).
 
 Easy to get wrong
 - One schedule per stage: warm up, stay, fall. Starting the rate anew costs a minute of quality.
@@ -45,7 +45,7 @@ from sprites import find_sprites
 from world import World
 
 SEED, SHARDS = 1, 2
-WARM_UP, FALL, LAST = 100, .35, .03        # steps up; the share of the steps that falls; to this part
+WARM_UP, FALL, LAST = 100, .35, .03       # steps up; share of the steps that falls; to this part
 SAVE_EVERY, LOG_EVERY = 150, 20            # seconds
 
 
@@ -53,13 +53,13 @@ SAVE_EVERY, LOG_EVERY = 150, 20            # seconds
 class Stage:
     pictures: int                   # drawn and learnt from, in all
     shard: int                      # pictures of one shard; a step has SHARDS of them
-    rates: dict                     # learning rate by the beginning of a parameter's name; "": the rest
-    mosaics: float = 0              # until this part of the steps pictures are mosaics, then a quarter
+    rates: dict                     # learning rate by the beginning of a parameter's name; "": rest
+    mosaics: float = 0              # until this part of the steps all are mosaics, then a quarter
 
 
 STAGES = {
-    "tower": Stage(130_000, 16, {"": 2e-3}, mosaics=.5),
-    "decoder": Stage(100_000, 32, {"": 2e-3}),
+    "tower": Stage(96_000, 16, {"": 2e-3}, mosaics=.5),
+    "decoder": Stage(32_000, 32, {"": 2e-3}),
     "caption": Stage(400_000, 16, {"blip.vision": 6e-4, "heads": 6e-4, "": 1e-3}),
     "clip": Stage(400_000, 32, {"clip.vision": 8e-4, "heads": 8e-4, "": 2e-3}),
 }
@@ -108,8 +108,9 @@ def optimizer(model, rates):
         start = max((s for s in rates if name.startswith(s)), key=len)
         decays = p.dim() > 1 and "position" not in name and "class_embedding" not in name
         groups[start, decays].append(p)
-    return torch.optim.AdamW([{"params": ps, "rate": rates[start], "weight_decay": .05 * decays}
-                              for (start, decays), ps in groups.items()], betas=(.9, .98), fused=True)
+    groups = [{"params": params, "rate": rates[start], "weight_decay": .05 * decays}
+              for (start, decays), params in groups.items()]
+    return torch.optim.AdamW(groups, betas=(.9, .98), fused=True)
 
 
 def schedule(step, steps):
@@ -119,8 +120,8 @@ def schedule(step, steps):
 
 
 class Team:
-    """Workers that take the mean of their gradients in shared memory. Two rounds of buffers, so that
-    one meeting a step is enough; with one worker there is nothing to do."""
+    """Workers that add up their gradients in shared memory. Two rounds of buffers, so that one
+    meeting a step is enough; with one worker there is nothing to do."""
 
     def __init__(self, workers, numbers):
         self.workers = workers
@@ -128,8 +129,8 @@ class Team:
         self.stop = torch.zeros(2, dtype=torch.bool, device="cpu").share_memory_()
         self.meeting = mp.get_context("fork").Barrier(workers)
 
-    def mean(self, rank, step, params, stop):
-        """Sums over workers (each divided by SHARDS already). True if worker 0 says stop."""
+    def add_up(self, rank, step, params, stop):
+        """Every worker then has the sum. True if worker 0 says stop."""
         here = step % 2
         if rank == 0:
             self.stop[here] = stop
@@ -147,7 +148,8 @@ class Log:
 
     def __init__(self, folder, stage):
         self.file, self.stage = open(os.path.join(folder, "log.txt"), "a"), stage
-        self.sums, self.n, self.since, self.pictures = defaultdict(float), defaultdict(int), time.time(), 0
+        self.sums, self.n = defaultdict(float), defaultdict(int)
+        self.since, self.pictures = time.time(), 0
 
     def line(self, text):
         text = f"{time.strftime('%H:%M:%S')} {self.stage}: {text}"
@@ -187,20 +189,22 @@ def work(rank, name, args, batches, team, deadline, wanted):
     started = last_save = time.time()
 
     def save(step):
-        write(args.state, name, {"model": model.state_dict(), "optimizer": adam.state_dict(), "step": step,
-                                 "pictures": step * stage.shard * SHARDS,
-                                 "seconds": spent + time.time() - started, "done": step == steps})
+        write(args.state, name, {
+            "model": model.state_dict(), "optimizer": adam.state_dict(), "step": step,
+            "pictures": step * stage.shard * SHARDS, "seconds": spent + time.time() - started,
+            "done": step == steps})
 
     for step in range(first, steps):
         mosaics = 0 if not stage.mosaics else 1 if step < stage.mosaics * steps else .25
         for shard in range(rank, SHARDS, team.workers):
-            batch = draw(np.random.default_rng([SEED, list(STAGES).index(name), step, shard]), stage.shard, mosaics)
+            rng = np.random.default_rng([SEED, list(STAGES).index(name), step, shard])
+            batch = draw(rng, stage.shard, mosaics)
             with torch.autocast(args.device, torch.bfloat16):
                 loss, values = model.loss(batch)
             (loss / SHARDS).backward()
             if rank == 0:
                 log.step(step, steps, stage.shard * min(team.workers, SHARDS), values)
-        stop = team.mean(rank, step, params, wanted["stop"] or time.time() > deadline)
+        stop = team.add_up(rank, step, params, wanted["stop"] or time.time() > deadline)
         torch.nn.utils.clip_grad_norm_(params, 1.)
         for group in adam.param_groups:
             group["lr"] = group["rate"] * schedule(step, steps)
@@ -215,7 +219,8 @@ def work(rank, name, args, batches, team, deadline, wanted):
             return
     if rank == 0:
         save(steps)
-        log.line(f"done, {(spent + time.time() - started) / 60:.1f} minutes of {team.workers} worker(s)")
+        minutes = (spent + time.time() - started) / 60
+        log.line(f"done, {minutes:.1f} minutes, {team.workers} worker(s)")
 
 
 def run_stage(name, args, batches, deadline, wanted):
@@ -227,8 +232,9 @@ def run_stage(name, args, batches, deadline, wanted):
     if name == "decoder":
         numbers = sum(p.numel() for p in Captioner(frozen=True).trained().parameters())
     team = Team(args.workers, numbers)
-    others = [mp.get_context("fork").Process(target=work, args=(r, name, args, batches, team, deadline, wanted),
-                                             daemon=True) for r in range(1, args.workers)]
+    others = [mp.get_context("fork").Process(
+        target=work, args=(rank, name, args, batches, team, deadline, wanted), daemon=True)
+        for rank in range(1, args.workers)]
     for p in others:
         p.start()
     work(0, name, args, batches, team, deadline, wanted)
@@ -239,12 +245,17 @@ def run_stage(name, args, batches, deadline, wanted):
 
 def main():
     parser = argparse.ArgumentParser(description="Trains the tiny models.")
-    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(STAGES)}; default: all")
-    parser.add_argument("--sprites", help="folder of CODE.png files; default: fetched with npm into the state folder")
-    parser.add_argument("--state", default="build/train", help="where the training is kept (%(default)s)")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="stop (resumable) after this time")
+    parser.add_argument("stages", nargs="*", metavar="STAGE",
+                        help=f"of {', '.join(STAGES)}; default: all")
+    parser.add_argument("--sprites",
+                        help="folder of CODE.png files; default: fetched with npm into STATE")
+    parser.add_argument("--state", default="build/train",
+                        help="where the training is kept (%(default)s)")
+    parser.add_argument("--minutes", type=float, default=math.inf,
+                        help="stop after this time; the next run goes on")
     parser.add_argument("--workers", type=int, default=SHARDS, choices=(1, SHARDS))
-    parser.add_argument("--scale", type=float, default=1, help="a fraction of the pictures of every stage")
+    parser.add_argument("--scale", type=float, default=1,
+                        help="a fraction of the pictures of every stage")
     args = parser.parse_args()
     args.device = "cuda" if torch.cuda.is_available() else "cpu"
     if args.device == "cuda":

@@ -1,4 +1,4 @@
-"""A quick look at the model in training, on a few held-out scenes (evaluate.py is the real measure)."""
+"""A quick look at a model in training, on a few held-out scenes (evaluate.py is the measure)."""
 
 import numpy as np
 import torch
@@ -64,7 +64,8 @@ def captions(model, batches):
 
 def zero_shot(model, batches):
     scenes, batch = scenes_and_pixels(batches, 1)
-    ids = batches.bpe([TEMPLATES[0].format(c) for c in CONCEPTS], padding=True, return_tensors="pt").input_ids
+    names = [TEMPLATES[0].format(c) for c in CONCEPTS]
+    ids = batches.bpe(names, padding=True, return_tensors="pt").input_ids
     image = model.image_vectors(model.hidden(batch["pixels"]))
     best = (image @ model.text_vectors(ids.to(image.device)).T).argmax(1).tolist()
     return f"top-1 {np.mean([b == s.things[0][0] for b, s in zip(best, scenes)]):.3f}"

@@ -1,15 +1,16 @@
 """The world of the tiny models: scenes of one to three emoji pictures on a simple background.
 
-A Scene is a description in fractions of the picture; draw() makes pixels of any size from it, so the
-same scene can be a 64 x 64 training picture or a 1024 x 768 file that goes through the real processor.
+A Scene is a description in fractions of the picture; draw() makes pixels of any size from it, so
+the same scene can be a 64 x 64 training picture or a 1024 x 768 file for the real processor.
 
-    sprites [64, 64] RGBA --turn, scale--> pasted on a background --light, noise, JPEG--> uint8 [h, w, 3]
+    sprites [64, 64] RGBA --turn, scale--> on a background --light, noise, JPEG--> uint8 [h, w, 3]
 
 Besides the picture a scene has its caption and, for training only, what each 8 x 8 patch shows.
 
 Easy to get wrong
-- The models squash the whole picture to a square. A thing in a 4:3 picture is therefore narrow in the
-  square: Scene.aspect carries that, and a thing's side is a fraction of the geometric mean of the sides.
+- The models squash the whole picture to a square. A thing in a 4:3 picture is therefore narrow in
+  the square: Scene.aspect carries that, and a thing's side is a fraction of the geometric mean of
+  the sides.
 - Left of / above must be true in the square and in the picture alike: hence the margin CLEAR.
 - Pairs that are held out must not meet anywhere in training, mosaics included.
 - Sprites are scaled with premultiplied alpha (PIL's mode RGBa), or dark seams appear.
@@ -83,8 +84,9 @@ class World:
         self.sprites = [self.turned(os.path.join(folder, code + ".png")) for code in SPRITES]
         n = len(CONCEPTS)
         self.together = np.array([[not held_out(a, b) for b in range(n)] for a in range(n)])
-        self.visible = np.array([[self.stands_out(s[len(s) // 2], b) for b in range(len(BACKGROUNDS))]
-                                 for s in self.sprites])
+        upright = [turns[len(turns) // 2] for turns in self.sprites]
+        self.visible = np.array([[self.stands_out(s, b) for b in range(len(BACKGROUNDS))]
+                                 for s in upright])
 
     @staticmethod
     def turned(path):
@@ -94,7 +96,7 @@ class World:
 
     @staticmethod
     def stands_out(sprite, background):
-        """White on white is no fair question: some part of the thing must differ from what is behind."""
+        """White on white is no fair question: enough of a thing must differ from what is behind."""
         pixels = np.asarray(Image.frombytes("RGBA", sprite.size, sprite.tobytes()), np.float32)
         colours = pixels[pixels[..., 3] > 200][:, :3]
         k = background - len(GROUND)
@@ -104,7 +106,7 @@ class World:
     # --- scenes ---------------------------------------------------------------------------------
 
     def concepts_for(self, rng, n, background, must_be_held_out=False):
-        """n different concepts that stand out; no held-out pair, or at least one if that is asked."""
+        """n different concepts that stand out; no held-out pair, or at least one if asked for."""
         while True:
             allowed = self.visible[:, background].copy()
             chosen = []
@@ -136,7 +138,7 @@ class World:
         return None
 
     def scene(self, rng, n, equal=1, test=False, aspect=None):
-        """n things, `equal` of them the same concept. test: with a held-out pair (n - equal > 0)."""
+        """n things, `equal` of them the same concept. test: with a held-out pair (if n > equal)."""
         while True:
             background = int(rng.integers(len(BACKGROUNDS)))
             chosen = self.concepts_for(rng, n - equal + 1, background, test and n > equal)
@@ -194,7 +196,8 @@ class World:
         covered = np.zeros((len(scene.things), GRID, GRID), np.float32)
         for i, (thing, box) in enumerate(zip(scene.things, scene.boxes())):
             turns = self.sprites[thing[0]]
-            sprite = turns[int(rng.integers(len(turns))) if rng.random() < turn else len(turns) // 2]
+            turned = rng.random() < turn
+            sprite = turns[int(rng.integers(len(turns))) if turned else len(turns) // 2]
             grow = sprite.size[0] / 64 - 1              # the corners of a turned sprite
             x0, y0, x1, y1 = box + grow / 2 * np.array([box[0] - box[2], box[1] - box[3],
                                                         box[2] - box[0], box[3] - box[1]])
@@ -215,7 +218,7 @@ class World:
 
     @staticmethod
     def cover(alpha, left, top, w, h):
-        """float32 [GRID, GRID]: the mean alpha (0-1) of each patch of a thing pasted at left, top."""
+        """float32 [GRID, GRID]: mean alpha (0-1) in each patch, of a thing pasted at left, top."""
         mask = np.zeros((h, w), np.uint8)
         mask[top:top + alpha.shape[0], left:left + alpha.shape[1]] = alpha
         return np.asarray(Image.fromarray(mask).resize((GRID, GRID), Image.BOX)) / np.float32(255)
@@ -233,8 +236,8 @@ class World:
         return pixels
 
     def example(self, rng, scene):
-        """A training picture uint8 [SIZE, SIZE, 3] and its patch cover. Most are drawn small at once;
-        the rest as a file would come: drawn large, sometimes tilted, and shrunk."""
+        """A training picture uint8 [SIZE, SIZE, 3] and its patch cover. Most are drawn small at
+        once; the rest as a file would come: drawn large, sometimes tilted, and shrunk."""
         if rng.random() < .78:
             pixels, covered = self.draw(rng, scene)
             return self.spoil(rng, pixels), covered
