@@ -78,20 +78,33 @@ static void decode_with_stb(Image out, const Parsed *p, File f, Format format)
         bug("%s: decoded to %d x %d, its header says %d x %d", quoted(f.name), w, h, out.w, out.h);
 }
 
-/* The picture as its orientation means it. For each output pixel: where it is in the input. */
+typedef struct { Image out, in; bool swap, from_right, from_bottom; } Turn;
+enum { BAND = 16 };                  /* rows of one task, and pixels read in a row when swapping */
+
+/* A band of output rows, column by column: each pixel from where it is in the input. */
+static void turn_band(void *ctx, int band, int worker)
+{
+    const Turn    *t = ctx;
+    const uint8_t *in = t->in.rgb;
+    uint8_t       *out = t->out.rgb;
+    int w = t->out.w, y0 = band * BAND, y1 = y0 + BAND < t->out.h ? y0 + BAND : t->out.h;
+    (void)worker;
+    for (int x = 0; x < w; x++)
+        for (int y = y0; y < y1; y++) {
+            int u = t->swap ? y : x, v = t->swap ? x : y;
+            u = t->from_right ? t->in.w - 1 - u : u;
+            v = t->from_bottom ? t->in.h - 1 - v : v;
+            memcpy(out + 3 * ((size_t)y * w + x), in + 3 * ((size_t)v * t->in.w + u), 3);
+        }
+}
+
+/* The picture as its orientation, 2 to 8, means it. */
 static void upright(Image out, Image in, int orientation)
 {
-    bool    swap = orientation >= 5;
-    bool    from_right = strchr("\2\3\7\10", orientation) != NULL;
-    bool    from_bottom = strchr("\3\4\6\7", orientation) != NULL;
-    uint8_t *o = out.rgb;
-    for (int y = 0; y < out.h; y++)
-        for (int x = 0; x < out.w; x++, o += 3) {
-            int u = swap ? y : x, v = swap ? x : y;
-            u = from_right ? in.w - 1 - u : u;
-            v = from_bottom ? in.h - 1 - v : v;
-            memcpy(o, in.rgb + 3 * ((size_t)v * in.w + u), 3);
-        }
+    Turn t = { out, in, .swap = orientation >= 5,
+               .from_right = strchr("\2\3\7\10", orientation) != NULL,
+               .from_bottom = strchr("\3\4\6\7", orientation) != NULL };
+    parallel_for((out.h + BAND - 1) / BAND, turn_band, &t);
 }
 
 static Image new_image(int w, int h)

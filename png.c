@@ -280,6 +280,9 @@ void png_parse(Parsed *p, File f)
     if (inflated > INT32_MAX || w.n_data > INT32_MAX)
         fail("image.toobig", NULL, "%s: %zu bytes of samples; at most %d", quoted(f.name), inflated,
              INT32_MAX);
+    if (inflated / 1040 > w.n_data)      /* deflate makes no more than 1,032 bytes of one */
+        image_corrupt(f, "PNG", f.n, "%zu bytes of data cannot hold %d x %d pixels", w.n_data, w.w,
+                      w.h);
     p->memory = memory_needed(&w);
     if (!f.info_only)
         make_clean(&w, p);

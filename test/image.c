@@ -338,6 +338,8 @@ static void test_bombs(void)
     check(!*code, "a PNG of zeros", item_error.msg);
     n = make_png(png, 257, 101, data, make_bomb(data, 100));         /* a row is missing */
     refused((char *)png, n, (ImageOptions){ 0 }, "image.corrupt", "damaged PNG");
+    n = make_png(png, 60000, 1600, data, 2000);                  /* 96 MB out of 2 KB */
+    refused((char *)png, n, (ImageOptions){ 0 }, "image.corrupt", "cannot hold 60000 x 1600");
     png[n - 20] ^= 1;
     refused((char *)png, n, (ImageOptions){ 0 }, "image.corrupt", "CRC");
 }
