@@ -275,7 +275,7 @@ static uint32_t fold(uint32_t h, const void *p, size_t n)
     return h;
 }
 
-/* Hashes of the next GROUP generated texts: of "id id id" and of the decoded text, each with its zero. */
+/* Hash of the next GROUP generated texts: "id id id" and the decoded text, with their zeros. */
 static uint32_t hash_group(const Tokenizer *t, Random *r)
 {
     uint32_t h = 2166136261u;

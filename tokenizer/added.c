@@ -77,6 +77,7 @@ static int by_content(const void *x, const void *y)
     return order ? order : (a->token > b->token) - (a->token < b->token);
 }
 
+/* Also sets what each token decodes to: the normalised content, in the reference. */
 static void compile(Tokenizer *t, Matcher *m, bool normalized)
 {
     *m = (Matcher){ .pattern = keep_bytes(mul_size((size_t)t->n_added + 1, sizeof *m->pattern)) };
@@ -88,6 +89,7 @@ static void compile(Tokenizer *t, Matcher *m, bool normalized)
             s = str_keep(normalize(t, s));
             scratch_reset(mark);
         }
+        t->added[i].shown = s;
         if (s.n == 0) continue;
         m->pattern[m->n++] = (Pattern){ s, i };
         m->first[(uint8_t)s.s[0]] = true;

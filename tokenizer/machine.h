@@ -131,7 +131,7 @@ typedef struct { int *item; int n; } Template;
 /* === Added tokens (added.c) =================================================================== */
 
 typedef struct {
-    Str  content;
+    Str  content, shown;             /* shown: what it decodes to */
     int  id;
     bool single_word, lstrip, rstrip, normalized, special;
 } AddedToken;

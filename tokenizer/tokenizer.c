@@ -319,6 +319,10 @@ char *tok_decode(const Tokenizer *t, const int *id, int n, bool skip_special)
         Str s = {0};
         s.s = tok_piece(t, id[i], &s.n);
         const AddedToken *a = added_of_id(t, id[i]);
+        if (a) {                             /* by what it decodes to, as the reference does */
+            s = a->shown;
+            a = added_get(t, s);
+        }
         if (s.s && !(skip_special && a && a->special)) piece[n_pieces++] = s;
     }
     Text out = decode_pieces(t, piece, n_pieces);

@@ -34,9 +34,8 @@ enum {                                       /* Hangul: syllable = S + (l * N_V 
 
 const uint8_t *unicode_classes(void)
 {
-    static uint8_t *table;
-    if (table) return table;
-    table = keep_bytes(U_MAX + 1);
+    static uint8_t table[U_MAX + 1];
+    if (table['a']) return table;
     for (int i = 0; i < COUNT(class_runs); i++) {
         uint32_t first = class_runs[i] >> 8;
         uint32_t end = i + 1 < COUNT(class_runs) ? class_runs[i + 1] >> 8 : U_MAX + 1u;

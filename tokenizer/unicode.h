@@ -26,7 +26,7 @@ enum {
 
 enum { U_MAX = 0x10FFFF, U_REPLACEMENT = 0xFFFD, U_MAX_DECOMPOSED = 18 };
 
-/* The table, made at the first call and kept. */
+/* The table, made at the first call. */
 const uint8_t *unicode_classes(void);
 
 uint32_t unicode_lower(uint32_t c);          /* one to one; U+0130 is up to the caller */

@@ -4,8 +4,9 @@ The texts come from test/tokenizer --lines SEED N (the generator is there, so th
 needs no Python); each goes through `test/tokenizer --encode DIR` and through the package. Texts
 that are not UTF-8 are decoded with errors="replace".
 
-    tokenizer_lines.py BINARY ASSETS [N [SEED]]       compares; exit 1 on any difference (N 200,000)
-    tokenizer_lines.py BINARY ASSETS --points         every code point, alone between letters
+    tokenizer_lines.py BINARY ASSETS [N [SEED [K]]]   compares; exit 1 on any difference (N 200,000;
+                                                      K: only the first K ways to load)
+    tokenizer_lines.py BINARY ASSETS --points 0 [K]   every code point, alone between letters
     tokenizer_lines.py BINARY ASSETS --sample         writes ../data/tokenizer/sample.txt
 """
 import itertools
@@ -20,7 +21,7 @@ import tempfile
 
 os.environ.update(TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1",
                   TRANSFORMERS_VERBOSITY="error")
-from tokenizers import Tokenizer, decoders, models  # noqa: E402
+from tokenizers import AddedToken, Tokenizer, decoders, models  # noqa: E402
 from tokenizers import normalizers, pre_tokenizers, processors  # noqa: E402
 
 DATA = pathlib.Path(__file__).parents[1] / "data" / "tokenizer"
@@ -66,6 +67,61 @@ class Auto:
     def __call__(self, texts):
         ids = self.tok(texts, padding=False, truncation=False)["input_ids"]
         return ids, [self.tok.decode(i) for i in ids]
+
+
+def odd_machines(assets):
+    """Machines made of the components that BERT and CLIP do not use."""
+    gpt2, bert = assets / "tokenizers/gpt2", assets / "tokenizers/bert-base-uncased"
+    N, P, D = normalizers, pre_tokenizers, decoders
+
+    def bpe(**more):
+        return Tokenizer(models.BPE.from_file(str(gpt2 / "vocab.json"), str(gpt2 / "merges.txt"), **more))
+
+    def pieces():
+        return Tokenizer(models.WordPiece.from_file(str(bert / "vocab.txt"), unk_token="[UNK]"))
+
+    tok = bpe()
+    tok.pre_tokenizer, tok.decoder = P.ByteLevel(add_prefix_space=False), D.ByteLevel()
+    tok.post_processor = processors.ByteLevel(trim_offsets=False)
+    tok.add_special_tokens(["<|endoftext|>"])
+    tok.add_tokens(["  ", "   ", "cat", AddedToken("dog", single_word=True, lstrip=True),
+                    AddedToken("the", rstrip=True, normalized=False)])
+    yield "gpt2", tok
+    tok = bpe(ignore_merges=True)
+    tok.normalizer = N.Sequence([N.NFKC(), N.Sequence([N.Strip(), N.Prepend(" x")]), N.Replace("a", "bb")])
+    tok.pre_tokenizer = P.Sequence([P.Punctuation(), P.WhitespaceSplit(), P.ByteLevel(use_regex=False)])
+    tok.decoder = D.Sequence([D.ByteLevel(), D.Replace("b", " "), D.Strip(" ", 2, 1)])
+    tok.post_processor = processors.Sequence([
+        processors.ByteLevel(), processors.RobertaProcessing(("the", 1169), ("of", 1659))])
+    yield "bpe, ignore_merges, prefix space", tok
+    tok = bpe(unk_token="!", fuse_unk=True)
+    tok.normalizer = N.Sequence([N.NFKD(), N.StripAccents(), N.Lowercase(), N.Strip(left=False)])
+    tok.pre_tokenizer, tok.decoder = P.Whitespace(), D.Sequence([D.BPEDecoder("e"), D.Fuse()])
+    yield "bpe, fused unknowns", tok
+    tok = bpe(unk_token="!", end_of_word_suffix="s")
+    tok.normalizer = N.Sequence([N.NFD(), N.Replace("e\u0301", "E")])
+    yield "bpe, suffix, one word, no decoder", tok
+    tok = pieces()
+    tok.normalizer = N.Sequence([N.NFC(), N.BertNormalizer(clean_text=False, strip_accents=True,
+                                                           lowercase=False)])
+    tok.pre_tokenizer, tok.decoder = P.BertPreTokenizer(), D.WordPiece(cleanup=False)
+    tok.post_processor = processors.BertProcessing(("[SEP]", 102), ("[CLS]", 101))
+    tok.add_tokens([AddedToken("\u00e9", lstrip=True, rstrip=True), "A", "\u0130x"])
+    yield "wordpiece, unclean", tok
+    tok = Tokenizer(models.BPE({"<unk>": 0, "a": 1, "b": 2, "ab": 3, "e": 4, "abe": 5, "be": 6, "t": 7,
+                                **{f"<0x{i:02X}>": 8 + i for i in range(256) if i != 0xC3}},
+                               [("b", "e"), ("a", "b"), ("ab", "e"), ("a", "be")],
+                               unk_token="<unk>", byte_fallback=True))
+    tok.decoder = D.Sequence([D.ByteFallback(), D.Fuse()])
+    yield "bpe, byte fallback", tok
+    inner = {"##" + c: 20 + i for i, c in enumerate("abehinrst")}
+    tok = Tokenizer(models.BPE({"[UNK]": 0, "a": 1, "t": 2, "th": 3, "the": 4, "at": 5, **inner,
+                                "##in": 6, "##ing": 7, "##an": 8, "##er": 9, "##g": 10, "##n": 11},
+                               [("t", "##h"), ("th", "##e"), ("##i", "##n"), ("##in", "##g"),
+                                ("a", "##t"), ("##e", "##r")], unk_token="[UNK]",
+                               continuing_subword_prefix="##"))
+    tok.pre_tokenizer, tok.decoder = P.Whitespace(), D.WordPiece(prefix="##")
+    yield "bpe, prefix", tok
 
 
 def directory(files, **configs):
@@ -116,6 +172,10 @@ def pairs(assets):
                                                special_tokens_map={"pad_token": "!"}),
     }.items():
         yield name, d, Auto(d)
+    for name, tok in odd_machines(assets):
+        d = directory([])
+        tok.save(str(d / "tokenizer.json"))
+        yield name, d / "tokenizer.json", Package(tok)
 
 
 def encode(binary, path, records):
@@ -144,9 +204,9 @@ def record(text):
     return struct.pack("<I", len(text)) + text
 
 
-def compare(binary, assets, texts):
+def compare(binary, assets, texts, n_ways):
     n_bad = 0
-    for name, path, reference in pairs(assets):
+    for name, path, reference in itertools.islice(pairs(assets), n_ways):
         bad = 0
         mm = encode(binary, path, b"".join(map(record, texts)))
         for start in range(0, len(texts), BATCH):
@@ -188,6 +248,7 @@ def main():
     binary, assets = os.path.abspath(sys.argv[1]), pathlib.Path(sys.argv[2])
     mode = sys.argv[3] if len(sys.argv) > 3 else "200000"
     seed = sys.argv[4] if len(sys.argv) > 4 else "1"
+    n_ways = int(sys.argv[5]) if len(sys.argv) > 5 else None
     if mode == "--points":
         texts = [f"a{chr(c)}b {chr(c)}A\u0301".encode() for c in range(0x110000)
                  if not 0xD800 <= c < 0xE000]
@@ -198,7 +259,7 @@ def main():
     if mode == "--sample":
         write_sample(assets, texts)
     else:
-        sys.exit(compare(binary, assets, texts) > 0)
+        sys.exit(compare(binary, assets, texts, n_ways) > 0)
 
 
 if __name__ == "__main__":
