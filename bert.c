@@ -89,7 +89,7 @@ static int bert_heads(Json config, bool blip, int d)
     int n_heads = json_int(config, "num_attention_heads", blip ? 8 : 12, 1, 1024);
     if (blip && d == 768 && n_heads == 8) {
         fprintf(stderr, "mm: %s: 8 text heads of 96 are a known mistake of old files: "
-                "12 heads are used\n", json_doc_name(config));
+                "12 heads are used\n", quoted(json_doc_name(config)));
         return 12;
     }
     if (d % n_heads)
@@ -105,7 +105,7 @@ Bert *bert_load(Ckpt ck, Json config, BertOptions o)
     const char *kind = json_str(config, "position_embedding_type", "absolute");
     if (strcmp(kind, "absolute"))
         die(EXIT_MODEL, "%s: key position_embedding_type is \"%s\": mm runs BERT with \"absolute\"",
-            json_doc_name(config), quoted(kind));
+            quoted(json_doc_name(config)), quoted(kind));
     b->d          = json_int(config, "hidden_size", 768, 1, 65536);
     b->n_layers   = json_int(config, "num_hidden_layers", 12, 1, 1024);
     b->n_heads    = bert_heads(config, blip, b->d);
@@ -286,7 +286,7 @@ static Pool pool_read(Json config)
     }
     if (n != 1 || found < 0)
         die(EXIT_MODEL, "%s: pooling by %s: mm pools by mean, cls or max",
-            json_doc_name(config), n > 1 ? "several modes" : quoted(name));
+            quoted(json_doc_name(config)), n > 1 ? "several modes" : quoted(name));
     return (Pool)found;
 }
 
@@ -306,7 +306,7 @@ static void modules_read(Sentence *s, const char *dir, Json modules)
             s->normalize = true;
         } else {
             die(EXIT_MODEL, "%s: module %s: mm runs Transformer, Pooling and Normalize",
-                json_doc_name(modules), quoted(type));
+                quoted(json_doc_name(modules)), quoted(type));
         }
     }
     Json limits = read_json(dir, *transformer
