@@ -38,7 +38,7 @@ char *text_room(Text *t, size_t n)
         t->s = more;
         t->cap = cap;
     }
-    return t->s + t->n;
+    return t->n ? t->s + t->n : t->s;            /* NULL + 0 is undefined */
 }
 
 void text_add(Text *t, const char *s, size_t n)
