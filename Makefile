@@ -77,6 +77,12 @@ thread-test:
 	@$(MAKE) --no-print-directory BUILD=build-tsan SANITIZE=-fsanitize=thread build-tsan/test/ground
 	@build-tsan/test/ground
 
+# The ARM kernels on an emulated CPU: needs gcc-aarch64-linux-gnu and qemu-user.
+neon-test:
+	@$(MAKE) -s --no-print-directory CC=aarch64-linux-gnu-gcc BUILD=build-neon LDFLAGS=-static \
+	    build-neon/test/kernels
+	@qemu-aarch64 build-neon/test/kernels --cases 300
+
 # A small checkpoint with random weights and a picture: what mm does, where no model is at hand.
 $(BUILD)/demo: models/demo.c
 	@mkdir -p $(BUILD)
@@ -108,7 +114,7 @@ strip: mm
 	strip mm
 
 clean:
-	rm -rf build build-debug build-tsan build-ci build-fuzz mm
+	rm -rf build build-debug build-tsan build-ci build-fuzz build-neon mm
 
-.PHONY: reference all tests deps test fuzzers fuzz fuzz-run debug debug-test thread-test demo strip clean
+.PHONY: reference all tests deps test fuzzers fuzz fuzz-run debug debug-test thread-test neon-test demo strip clean
 .SECONDARY:

@@ -152,7 +152,8 @@ static void bench_attention(int items, int n_q, int n_kv, int heads, int hd, boo
     }
     double s = median(speed, BENCH_ROUNDS);
     printf("attention %dx%dx%d, %d heads of %d%s: %.1f GFLOP/s %.1f %%, %.0f us\n", items, n_q,
-           n_kv, heads, hd, causal ? ", causal" : "", s, median(ratio, BENCH_ROUNDS), work * 1e-3 / s);
+           n_kv, heads, hd, causal ? ", causal" : "", s, median(ratio, BENCH_ROUNDS),
+           work * 1e-3 / s);
     fflush(stdout);
 }
 
