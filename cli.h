@@ -98,8 +98,11 @@ typedef struct {
 } Item;
 
 typedef struct Input Input;
-/* What operands are: pictures, or texts. Dies with EXIT_USAGE if there is no input at all. */
-Input  *input_open(const char *cmd, const Options *o, bool operands_are_texts);
+/* What the model takes. Operands are pictures, but of TAKES_TEXTS; a record's "text" counts unless
+ * TAKES_PICTURES. */
+typedef enum { TAKES_PICTURES, TAKES_TEXTS, TAKES_BOTH } Takes;
+/* Dies with EXIT_USAGE if there is no input at all. */
+Input  *input_open(const char *cmd, const Options *o, Takes takes);
 /* The next input, raw: only i, source, raw and a first id are set. False: no more. */
 bool    input_next(Input *in, Item *item);
 /* Reads the record, decodes base64, cuts the stream. May fail(). Called for each item once. */

@@ -41,6 +41,7 @@ typedef struct {
 struct Input {
     const char    *cmd;
     const Options *o;
+    Takes          takes;
     bool           texts;                    /* operands are texts */
     int64_t        i, n_text, next_text, next_operand;
     const char    *list;                     /* --files-from or --files0-from */
@@ -130,12 +131,13 @@ static int stdin_uses(const Options *o)
     return n;
 }
 
-Input *input_open(const char *cmd, const Options *opts, bool operands_are_texts)
+Input *input_open(const char *cmd, const Options *opts, Takes takes)
 {
     Input *in = keep_bytes(sizeof *in);
     Options *o = keep_bytes(sizeof *o);
     *o = *opts;
-    *in = (Input){ .cmd = cmd, .o = o, .texts = operands_are_texts, .n_text = o->n_text };
+    *in = (Input){ .cmd = cmd, .o = o, .takes = takes, .texts = takes == TAKES_TEXTS,
+                   .n_text = o->n_text };
     in->list = o->files0_from ? o->files0_from : o->files_from;
     if (o->files0_from && o->files_from)
         usage_error(cmd, "--files0-from and --files-from: one of them");
@@ -407,7 +409,7 @@ static void open_record(Input *in, Item *item)
         item->bytes = base64_decode(b64, n_b64, &item->n_bytes);
         if (!item->bytes)
             fail("input.json", NULL, "%s: image_b64 is not base64 (RFC 4648, with padding)", name);
-    } else {
+    } else if (in->takes != TAKES_PICTURES) {
         item->text = record_text(item->record, "text", &item->text_len);
         if (!item->text && in->texts && item->prompt) {
             item->text = item->prompt;

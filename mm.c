@@ -280,9 +280,6 @@ static void computing(Run *r)
 static Tensor model_input(Run *r, const Model *m, const Item *item, Result *res)
 {
     double start = now_ms();
-    if (item->text)
-        fail("input.json", NULL, "%s: a text, where a picture is needed",
-             quoted_n(item->id, item->id_len));
     Tensor x = preprocess(item_picture(item, &r->o), &m->pre);
     res->ms_decode = now_ms() - start;
     return x;
@@ -369,7 +366,7 @@ static int cmd_caption(Run *r)
     Captioner c = { .m = m, .prompt = option_text(r->name, "-p", r->o.prompt) };
     bool records = r->o.in && (!strcmp(r->o.in, "jsonl") || !strcmp(r->o.in, "tsv"));
     start_machine(r);
-    r->in = input_open(r->name, &r->o, false);
+    r->in = input_open(r->name, &r->o, TAKES_PICTURES);
     model_weights(r, m);
     if (blip_kind(m->blip) == BLIP_VQA && !c.prompt && !records)
         usage_error(r->name, "%s answers questions: say -p QUESTION", quoted(r->model.label));
@@ -443,7 +440,7 @@ static int cmd_embed(Run *r)
     bool texts = strcmp(m->row->type, "bert") == 0;
     if (prompt) r->o.text[r->o.n_text++] = prompt;
     start_machine(r);
-    r->in = input_open(r->name, &r->o, texts);
+    r->in = input_open(r->name, &r->o, texts ? TAKES_TEXTS : TAKES_BOTH);
     r->text_lines = true;
     model_weights(r, m);
     m->tok = tok_load(m->dir);
@@ -623,7 +620,7 @@ static int cmd_classify(Run *r)
     else if (!r->o.in || strcmp(r->o.in, "jsonl"))
         usage_error(r->name, "no labels: say --labels cat,dog or --labels @FILE");
     start_machine(r);
-    r->in = input_open(r->name, &r->o, false);
+    r->in = input_open(r->name, &r->o, TAKES_PICTURES);
     model_weights(r, m);
     m->tok = tok_load(m->dir);
     model_pictures(m);
@@ -659,7 +656,7 @@ static int cmd_preprocess(Run *r)
     Model *m = model_open(r, r->o.model);
     start_machine(r);
     model_pictures(m);
-    r->in = input_open(r->name, &r->o, false);
+    r->in = input_open(r->name, &r->o, TAKES_PICTURES);
     r->ctx = m;
     return run_items(r, preprocess_item);
 }
@@ -682,7 +679,7 @@ static int cmd_tokenize(Run *r)
     if (prompt) r->o.text[r->o.n_text++] = prompt;
     start_machine(r);
     m->tok = tok_load(m->dir);
-    r->in = input_open(r->name, &r->o, true);
+    r->in = input_open(r->name, &r->o, TAKES_TEXTS);
     r->text_lines = true;
     r->ctx = m;
     return run_items(r, tokenize_item);

@@ -1,0 +1,447 @@
+#!/bin/bash
+# cli.sh -- the command line, used as people use it: what comes out on stdout, what on stderr, and
+# with which exit code. Runs $MM (default ./mm) on the tiny checkpoints of test/data/models; run from
+# the root of the repository. What captions should say is taken from the reference's answers there.
+#
+#   run ARGS...           runs mm with stdin from $in (default: nothing)
+#   expect NAME CODE ...  then: is that the exit code, and do all of these hold?
+#       out=TEXT err=TEXT     contains this     out~RE err~RE   has a line that matches
+#       out-TEXT              does not contain  lines=N         lines on stdout
+#       quiet                 stderr is empty   empty           stdout is empty
+MM=$(realpath "${MM:-./mm}")
+M=test/data/models P=$M/pictures
+T=$(mktemp -d) && trap 'rm -rf "$T"' EXIT
+for v in $(env | sed -n 's/^\(MM_[A-Z_]*\|HF_[A-Z_]*\|HUGGINGFACE_[A-Z_]*\|XDG_CACHE_HOME\)=.*/\1/p'); do
+    unset "$v"
+done
+export HOME=$T/home LC_ALL=C
+n_pass=0 n_fail=0 n_skip=0 in=/dev/null
+CAP="-m $M/blip-caption" CLIP="-m $M/clip" BERT="-m $M/bert-mean"
+
+run() { "$MM" "$@" >"$T/out" 2>"$T/err" <"$in"; code=$?; in=/dev/null; }
+good() { n_pass=$((n_pass + 1)); }
+bad() {
+    n_fail=$((n_fail + 1)); echo "cli: $1"
+    echo "    exit code $code; stdout:"; head -c 600 "$T/out" | sed 's/^/    | /'
+    echo "    stderr:"; head -c 600 "$T/err" | sed 's/^/    | /'
+}
+expect() {
+    local name=$1 want=$2 c why=; shift 2
+    [ "$code" = "$want" ] || why="exit code $code, expected $want"
+    for c in "$@"; do
+        case $c in
+        out=*) grep -qF -- "${c#out=}" "$T/out" || why="no '${c#out=}' on stdout" ;;
+        err=*) grep -qF -- "${c#err=}" "$T/err" || why="no '${c#err=}' on stderr" ;;
+        out~*) grep -qE -- "${c#out~}" "$T/out" || why="nothing like '${c#out~}' on stdout" ;;
+        err~*) grep -qE -- "${c#err~}" "$T/err" || why="nothing like '${c#err~}' on stderr" ;;
+        out-*) grep -qF -- "${c#out-}" "$T/out" && why="'${c#out-}' on stdout" ;;
+        lines=*) [ "$(wc -l <"$T/out")" = "${c#lines=}" ] || why="$(wc -l <"$T/out") lines" ;;
+        quiet) [ -s "$T/err" ] && why="stderr is not empty" ;;
+        empty) [ -s "$T/out" ] && why="stdout is not empty" ;;
+        esac
+    done
+    if [ -z "$why" ]; then good; else bad "$name: $why"; fi
+}
+# same NAME FILE FILE: are they equal, byte for byte?
+same() { if cmp -s "$2" "$3"; then good; else bad "$1: $2 and $3 differ"; fi; }
+# is NAME A B
+is() { if [ "$2" = "$3" ]; then good; else bad "$1: '$2', expected '$3'"; fi; }
+skip() { n_skip=$((n_skip + 1)); echo "skipped: $1"; }
+# What the reference says: answer MODEL greedy|beams -> the text of the first case, wide.png
+answer() { sed -n "/\"$2\"/,/}/s/.*\"text\": \"\(.*\)\",\$/\1/p" "$M/$1.answers.json" | head -1; }
+
+# --- Help ------------------------------------------------------------------------------------------
+run --help; expect "--help" 0 quiet out="mm caption"
+[ "$(wc -l <"$T/out")" -le 24 ] && good || bad "--help has more than 24 lines"
+is "--help fits 80 columns" "$(awk 'length($0) > 80' "$T/out")" ""
+is "--help leads with an example" "$(sed -n 3p "$T/out" | cut -c1-12)" "  mm caption"
+for c in caption vqa embed classify info preprocess tokenize; do
+    run $c -h; expect "$c -h" 0 quiet
+    [ "$(wc -l <"$T/out")" -le 24 ] && good || bad "$c -h has more than 24 lines"
+    is "$c -h fits 80 columns" "$(awk 'length($0) > 80' "$T/out")" ""
+done
+start=$(date +%s%N); for i in 1 2 3 4 5 6 7 8 9 10; do "$MM" --help >/dev/null; done
+ms=$((($(date +%s%N) - start) / 10000000))
+[ $ms -lt 40 ] && good || bad "--help takes $ms ms"            # 2 ms; slack for sanitizers
+run caption --help-all; expect "--help-all" 0 out=--retry-errors out=--logprobs
+run help embed; expect "help CMD" 0 out=--vec
+run help man; expect "help man" 0 out=.SH
+[ -f mm.1 ] && same "mm.1 is what help man prints" "$T/out" mm.1
+run --version; expect "--version" 0 lines=1 out~'^mm [0-9]'
+run; expect "no command" 2
+
+# --- Usage errors ----------------------------------------------------------------------------------
+run capton x; expect "a mistyped command" 2 err="did you mean caption" empty
+run caption --bems 3 x; expect "a mistyped option" 2 err="did you mean --beams"
+run caption --labels a x; expect "an option of another command" 2 err=classify
+for c in chat generate pull ls verify completion; do
+    run $c; expect "$c comes later" 2 err="later version"
+done
+for o in --shard=0/2 --mem=3G --quant=q8 --batch=2 --provenance --unordered --timeout=3; do
+    run caption $CAP $o x; expect "$o is not in this version" 2 err="not in this version"
+done
+run embed $CLIP --features cls x; expect "--features" 2 err="not in this version"
+run caption $CAP --progress json x; expect "--progress json" 2 err="not in this version"
+run caption $CAP; expect "no picture" 2 err="no picture"
+run caption $CAP -t 0 x; expect "-t 0" 2 err="1 to 512"
+run caption $CAP --isa sse9 x; expect "--isa sse9" 2 err="ref"
+MM_CPU=sse9 run caption $CAP x; expect "MM_CPU" 2 err=MM_CPU
+run caption $CAP --errors never x; expect "--errors never" 2 err="record|skip|fail"
+run caption $CAP -m; expect "an option without its value" 2 err="needs a value"
+run caption $CAP --json=3 x; expect "a value too much" 2 err="no value"
+run caption $CAP - -; expect "stdin twice" 2 err=once
+run caption $CAP --in lines a.png; expect "--in without stdin" 2 err=stdin
+run caption $CAP -o "$T/{foo}.txt" a.png; expect "an unknown field" 2 err="{foo}"
+run caption $CAP --resume "$T/r" -o "$T/o" a.png; expect "-o and --resume" 2
+run classify $CLIP $P/wide.png; expect "no labels" 2 err=--labels
+run classify $CLIP --labels a,,b $P/wide.png; expect "an empty label" 2
+run classify $CLIP --labels a --label-template x $P/wide.png; expect "a template without {}" 2
+run vqa -m $M/blip-vqa $P/wide.png; expect "a question is missing" 2 err="-p QUESTION"
+run caption $CAP -p "$(yes word | head -200)" $P/wide.png
+expect "a prompt that is too long" 2 err~'has [0-9]+ tokens, the model takes [0-9]+'
+run embed $CLIP --json --vec npy $P/wide.png; expect "--json and npy" 2
+run preprocess $CLIP $P/wide.png $P/tall.png; expect "preprocess, two pictures" 2 err=stem
+
+# --- caption ---------------------------------------------------------------------------------------
+run caption $CAP -p "a picture of" $P/wide.png
+expect "caption with a beginning" 0 quiet lines=1 out="$(answer blip-caption greedy)"
+is "the whole line" "$(cat "$T/out")" "$(answer blip-caption greedy)"
+run caption $CAP -p "a picture of" --beams 3 $P/wide.png
+is "three beams" "$(cat "$T/out")" "$(answer blip-caption beams)"
+run caption -m $M/blip-caption-f16 -p "a picture of" $P/wide.png
+is "f16" "$(cat "$T/out")" "$(answer blip-caption-f16 greedy)"
+run caption $CAP $P/wide.png $P/tall.png
+expect "two pictures have their paths in front" 0 quiet lines=2 out~"^$P/wide.png	[a-z]"
+run caption $CAP --no-filename $P/wide.png $P/tall.png; expect "--no-filename" 0 out-$P lines=2
+run caption $CAP --json $P/wide.png
+expect "a record" 0 quiet lines=1 \
+    out~'^\{"v":1,"cmd":"caption","i":0,"id":"[^"]*wide.png","ok":true,"text":"[^"]+","stop":"(eos|length)","model":"test/data/models/blip-caption","seed":0,"tokens":\{"in":1,"out":[0-9]+\},"ids":\[[0-9,]+\]\}$'
+run caption $CAP --json --timings $P/wide.png
+expect "--timings" 0 out~'"ms":\{"load":[0-9]+,"decode":[0-9]+,"encode":[0-9]+,"text":[0-9]+\}'
+run caption $CAP --json --max-tokens 3 --logprobs 2 $P/wide.png
+expect "--logprobs" 0 out~'"logprobs":\[\{"id":[0-9]+,"logprob":-[0-9.]+,"top":\[\[[0-9]+,-[0-9.]+\],\[' \
+    out='"stop":"length"' out='"out":3'
+run caption $CAP --json --max-tokens 0 $P/wide.png; expect "--max-tokens 0" 0 out='"text":""'
+run caption $CAP --seed 7 --json $P/wide.png; expect "--seed" 0 out='"seed":7'
+MM_SEED=8 run caption $CAP --json $P/wide.png; expect "MM_SEED" 0 out='"seed":8'
+run caption $CAP --seed random --json $P/wide.png; expect "--seed random" 0 err~'seed [0-9]+'
+is "a random seed is recorded" "$(sed 's/.*"seed":\([0-9]*\).*/\1/' "$T/out")" \
+    "$(sed 's/.*seed //' "$T/err")"
+run caption $CAP -0 $P/wide.png $P/tall.png; is "-0" "$(tr -cd '\0' <"$T/out" | wc -c)" 2
+run caption $CAP -v $P/wide.png
+expect "-v" 0 err="1 item" err="tok/s" err="GFLOP/s" err="start to first compute" err=scratch
+run caption $CAP -vv $P/wide.png; expect "-vv" 0 err="vision_model.encoder.layers.0" err=std
+run caption $CAP --trace "$T/trace.safetensors" $P/wide.png; expect "--trace" 0 quiet
+grep -q '"vision_model' "$T/trace.safetensors" && good || bad "--trace writes names"
+in=$P/wide.png; run caption $CAP -; expect "a picture on stdin" 0 quiet lines=1
+run caption $CAP $P/wide.png; cp "$T/out" "$T/alone"
+echo "caption $CAP '$P/wide.png' # a comment" >"$T/args"; run "@$T/args"; same "@args" "$T/out" "$T/alone"
+run caption "@$T/nothing"; expect "@args that are not there" 2
+echo "a picture of" >"$T/prompt"; run caption $CAP -p "@$T/prompt" $P/wide.png
+is "-p @FILE" "$(cat "$T/out")" "$(answer blip-caption greedy)"
+in=$T/prompt; run caption $CAP -p @- $P/wide.png
+is "-p @-" "$(cat "$T/out")" "$(answer blip-caption greedy)"
+MM_CAPTION_MODEL=$M/blip-caption run caption $P/wide.png; same "MM_CAPTION_MODEL" "$T/out" "$T/alone"
+
+# --- vqa, classify, embed, preprocess, tokenize, info ----------------------------------------------
+run vqa -m $M/blip-vqa -p "what color is the cat?" $P/wide.png; expect "vqa" 0 quiet lines=1
+run vqa -m $M/blip-vqa --json -p "what" $P/wide.png; expect "vqa --json" 0 out='"cmd":"vqa"'
+run vqa $CAP -p a $P/wide.png; expect "vqa of a captioner" 3 err=caption
+run classify $CLIP --labels "cat, dog,bird" $P/wide.png
+expect "classify" 0 quiet lines=3 out~'^0\.[0-9]+	(cat|dog|bird)$'
+is "scores add up to 1" "$(awk '{s += $1} END {printf "%.3f", s}' "$T/out")" 1.000
+is "the best one first" "$(cut -f1 "$T/out" | sort -rn | cmp - <(cut -f1 "$T/out") && echo yes)" yes
+printf 'cat\ndog, bird\n\n' >"$T/labels"; run classify $CLIP --labels "@$T/labels" --json $P/wide.png
+expect "--labels @F" 0 out='"label":"dog, bird"' out~'"labels":\[\{"label":"[^"]*","score":0'
+run classify $CLIP --labels a,b,c,d,e,f,g --top 2 $P/wide.png $P/tall.png
+expect "--top, two pictures" 0 lines=4 out~"^$P/wide.png	0"
+run classify $CLIP --labels a,b,c,d,e,f,g $P/wide.png; expect "the best five" 0 lines=5
+run classify -m $M/blip-itm --labels "a cat,a dog" --json $P/wide.png; expect "matching" 0 out='"itc":'
+printf '{"id":1,"image":"%s","labels":["x","y"],"top":1}\n' $P/wide.png >"$T/in"
+in=$T/in; run classify $CLIP --in jsonl --json; expect "labels of a record" 0 out~'"label":"[xy]"'
+run embed $CLIP $P/wide.png; expect "embed" 0 quiet lines=1 out~'^-?[0-9.e-]+( -?[0-9.e-]+)+$'
+is "length 1" "$(awk '{for (i = 1; i <= NF; i++) s += $i * $i; printf "%.4f", s}' "$T/out")" 1.0000
+n=$(wc -w <"$T/out")
+run embed $CLIP --json $P/wide.png; expect "embed --json" 0 out="\"dim\":$n" out~'"vector":\[-?[0-9]'
+run embed $CLIP --normalize no $P/wide.png
+[ "$(awk '{for (i = 1; i <= NF; i++) s += $i * $i; printf "%.4f", s}' "$T/out")" != 1.0000 ] \
+    && good || bad "--normalize no"
+run embed $CLIP --text "a dog" --text cat --json $P/wide.png
+expect "--text comes first, its id is the text" 0 lines=3 out~'"i":0,"id":"a dog"' out~'"i":2,"id":"test'
+printf 'a dog\ncat\n' >"$T/in"; in=$T/in; run embed $CLIP --in lines --text -; expect "--text -" 0 lines=2
+run embed $BERT "a cat" "a dog"; expect "a sentence encoder takes texts" 0 quiet lines=2
+in=$T/in; run embed $BERT; expect "lines of stdin" 0 lines=2
+run embed $CLIP --vec f32 $P/wide.png; is "--vec f32" "$(wc -c <"$T/out")" $((4 * n))
+cp "$T/out" "$T/raw"; run embed $CLIP --vec b64 $P/wide.png
+base64 -d <"$T/out" >"$T/decoded"; same "--vec b64 is the same bytes" "$T/raw" "$T/decoded"
+run embed $CLIP -o "$T/v.npy" --ids "$T/ids" $P/wide.png $P/tall.png; expect "-o F.npy" 0 quiet empty
+is "npy: 128 bytes and the rows" "$(wc -c <"$T/v.npy")" $((128 + 8 * n))
+is "npy: its header" "$(head -c 128 "$T/v.npy" | tail -c +11 | sed 's/ *$//')" \
+    "{'descr': '<f4', 'fortran_order': False, 'shape': (2, $n), }"
+tail -c +129 "$T/v.npy" | head -c $((4 * n)) >"$T/row"; same "npy: the first row" "$T/raw" "$T/row"
+is "--ids" "$(cat "$T/ids")" "$P/wide.png
+$P/tall.png"
+run embed $CLIP --vec npy $P/wide.png $P/tall.png; same "--vec npy on stdout" "$T/out" "$T/v.npy"
+run preprocess $CLIP $P/wide.png -o "$T/p.npy"; expect "preprocess" 0 quiet empty
+expect_shape=$(head -c 128 "$T/p.npy" | grep -ao "'shape': ([^)]*)")
+size=$(grep -o '"image_size": [0-9]*' $M/clip/config.json | head -1 | tr -dc 0-9)
+is "preprocess: the shape" "$expect_shape" "'shape': (1, 3, $size, $size)"
+run preprocess $CLIP -o "$T/pre/{stem}.npy" $P/wide.png $P/tall.png; expect "preprocess to files" 0
+same "the same numbers" "$T/pre/wide.npy" "$T/p.npy"
+run tokenize $BERT "the cat"; expect "tokenize" 0 quiet lines=1 out~'^[0-9]+( [0-9]+)+$'
+printf 'the cat\n\n' >"$T/in"; cp "$T/out" "$T/alone2"; in=$T/in; run tokenize $BERT
+expect "tokenize lines" 0 lines=2; is "an empty text" "$(tail -1 "$T/out" | wc -w)" 2
+head -1 "$T/out" >"$T/first"; same "the same ids" "$T/first" "$T/alone2"
+run tokenize $BERT --json "the cat"; expect "tokenize --json" 0 out~'"ids":\[[0-9]+(,[0-9]+)+\],"model"'
+mkdir "$T/nw"; cp $M/bert-mean/*.json "$T/nw"; run tokenize -m "$T/nw" "the cat"
+same "tokenize needs no weights" "$T/out" "$T/alone2"
+run info $M/clip; expect "info MODEL" 0 quiet out="CLIPModel" out="runs: embed, classify" out=memory
+run info --json $M/blip-vqa; expect "info --json" 0 lines=1 out='"runs":["caption"' out='"missing":0'
+run info --tensors $M/clip; expect "info --tensors" 0 out~'^logit_scale	F32	\[\]	'
+run info $P/wide.png; expect "info PICTURE" 0 out~'PNG +53 x 37'
+run info --cpu; expect "info --cpu" 0 out=kernels out=threads
+run info /nowhere; expect "info of nothing" 3
+
+# --- Inputs ----------------------------------------------------------------------------------------
+D=$T/d; mkdir -p $D/a $D/a-b; cp $P/tall.png $D/z.png; cp $P/wide.png $D/a/x.png
+cp $P/wide.png $D/a-b/y.jpg; echo text >$D/readme.txt; ln -s .. $D/a/loop; mkfifo $D/fifo
+run caption $CAP -r $D; expect "-r" 0 quiet lines=3
+is "-r: in the order of bytes" "$(cut -f1 "$T/out")" "$D/a-b/y.jpg
+$D/a/x.png
+$D/z.png"
+run caption $CAP $D; expect "a directory without -r" 5 err="is a directory" err=-r
+printf '%s\n' $P/wide.png $P/tall.png >"$T/list"; run caption $CAP $P/wide.png $P/tall.png
+cp "$T/out" "$T/two"
+in=$T/list; run caption $CAP --in lines -; same "--in lines" "$T/out" "$T/two"
+in=$T/list; run caption $CAP --in lines; same "--in lines without -" "$T/out" "$T/two"
+run caption $CAP --files-from "$T/list"; same "--files-from" "$T/out" "$T/two"
+tr '\n' '\0' <"$T/list" >"$T/list0"; in=$T/list0
+run caption $CAP --files0-from -; same "--files0-from -" "$T/out" "$T/two"
+run caption $CAP --files-from "$T/list" --skip 1; is "--skip" "$(cat "$T/out")" "$(tail -1 "$T/two")"
+run caption $CAP --files-from "$T/list" --limit 1; is "--limit" "$(cat "$T/out")" "$(head -1 "$T/two")"
+printf 'k1\t%s\tthe dog\nk2\t%s\n' $P/wide.png $P/tall.png >"$T/in"; in=$T/in
+run caption $CAP --in tsv --tsv -; expect "--in tsv --tsv" 0 lines=2 out~'^k1	the dog' out~'^k2	'
+{   printf '{"id":7,"image":"%s","x":[1, 2]}\n' $P/wide.png
+    printf '{"id":"a","image":"%s","prompt":"the dog","max_tokens":2,"seed":5}\n\n' $P/wide.png
+    printf '{"image_b64":"%s"}\n' "$(base64 -w0 $P/wide.png)"
+    printf '{"v":1,"cmd":"caption","i":0,"id":"%s","ok":true,"text":"old"}\n' $P/wide.png
+    printf 'nonsense\n{"image":"a","image":"b"}\n{"id":[1]}\n{"image_b64":"AA="}\n[]\n'
+    printf '{"image":"a\\u0000b"}\n{"id":"s","image":"%s","seed":-1}' $P/wide.png
+} >"$T/in"
+in=$T/in; run caption $CAP --in jsonl --json -
+expect "--in jsonl" 1 lines=11 out~'"i":0,"id":7,"ok":true.*,"x":\[1, 2\]\}$' \
+    out~'"id":"a","ok":true,"text":"the dog.*"seed":5.*"out":2' out~'"i":2,"id":"#2","ok":true' \
+    out~'"i":4,"id":"#4","ok":false,"error":\{"code":"input.json"' out~'"id":\[1\],"ok":false' \
+    out~'"i":10,"id":"s","ok":false' out-'"old"' out-'"image_b64"' err="7 of 11"
+is "one object a line" "$(grep -vc '^{.*}$' "$T/out")" 0
+if command -v jq >/dev/null; then
+    jq -e . "$T/out" >/dev/null && good || bad "records are JSON"
+else skip "jq is missing: records are not parsed"; fi
+printf 'P3 2 2 255\n255 0 0 0 255 0\n0 0 255 9 9 9\n' >"$T/a.ppm"
+printf 'P5 3 1 255\nabc' >"$T/b.pgm"; cat "$T/a.ppm" "$T/b.pgm" "$T/a.ppm" >"$T/in"; in=$T/in
+run caption $CAP --in pnm --json -; expect "--in pnm" 0 lines=3 out='"id":"-#2"'
+{ cat "$T/a.ppm"; printf 'P5 30 30 255\nabc'; } >"$T/in"; in=$T/in
+run caption $CAP --in pnm --json -; expect "a torn stream" 1 lines=2 out='"code":"image.truncated"'
+printf 'a\0b\n' >"$T/in"; in=$T/in; run caption $CAP --in lines --json -
+expect "NUL in a path" 1 out='"code":"input.text"'
+printf '%s\r\n' $P/wide.png >"$T/in"; in=$T/in; run caption $CAP --in lines -
+expect "a line of Windows" 1 err='\r'
+in=$T/list; run caption $CAP -; expect "a list where a picture should be" 5 err="--in lines"
+
+# A record is written before the next line is read.
+mkfifo "$T/pipe"; "$MM" caption $CAP --in lines --json - <"$T/pipe" >"$T/out" 2>"$T/err" &
+exec 9>"$T/pipe"; echo $P/wide.png >&9
+for i in $(seq 100); do [ -s "$T/out" ] && break; sleep 0.1; done
+is "interactive on a pipe" "$(wc -l <"$T/out")" 1
+exec 9>&-; wait $!; code=$?; is "the pipe is closed" $code 0
+
+# --- Errors ----------------------------------------------------------------------------------------
+run caption $CAP "$T/nope.png"; expect "the only operand is missing" 5 err=nope.png empty
+: >"$T/empty.jpg"; echo text >"$T/text.jpg"; head -c 200 $P/wide.png >"$T/torn.png"
+run caption $CAP "$T/empty.jpg"; expect "an empty file" 5 err=empty
+run caption $CAP --json "$T/nope.png" "$T/empty.jpg" "$T/text.jpg" "$T/torn.png" $D $P/wide.png
+expect "error records" 1 lines=6 out='"code":"image.empty"' out='"code":"image.format"' \
+    out='"code":"image.truncated"' out~'"i":0,[^}]*"code":"image.missing"' out~'"i":5.*"ok":true' \
+    err="5 of 6"
+run caption $CAP "$T/nope.png" $P/wide.png
+expect "text mode: errors on stderr" 1 lines=1 err="mm: caption: $T/nope.png: "
+run caption $CAP --exit0 "$T/nope.png" $P/wide.png; expect "--exit0" 0 lines=1
+run caption $CAP --errors skip --json "$T/nope.png" $P/wide.png
+expect "--errors skip" 1 lines=1 out-'"ok":false' err=nope.png
+run caption $CAP --errors fail --json "$T/nope.png" $P/wide.png
+expect "--errors fail" 1 lines=1 out='"ok":false'
+run caption $CAP --max-pixels 100 $P/wide.png; expect "--max-pixels" 5 err=pixels
+printf 'x' >"$T/$(printf 'a\377\033.png')"; run caption $CAP --json "$T"/a*.png
+expect "a path that is not UTF-8" 5 out='"path_b64":"' out='\u001b'
+is "path_b64" "$(sed 's/.*"path_b64":"\([^"]*\)".*/\1/' "$T/out" | base64 -d)" "$(echo "$T"/a?*.png)"
+run caption $CAP "$T/$(printf 'b\033[31m')"; expect "escapes in messages" 5 err='\x1b'
+grep -q "$(printf '\033')" "$T/err" && bad "an escape sequence on stderr" || good
+run caption $CAP $P/wide.png -o /dev/full; expect "a full disk" 7 err="No space"
+"$MM" caption $CAP $P/wide.png >/dev/full 2>"$T/err"; code=$?; expect "stdout is full" 7
+run caption $CAP $P/wide.png -o "$T/no/dir"; expect "no folder" 7
+"$MM" caption $CAP $P/wide.png $P/wide.png $P/wide.png 2>"$T/err" | true
+is "EPIPE is silent" "$(cat "$T/err")" ""
+
+# --- Outputs ---------------------------------------------------------------------------------------
+run caption $CAP $P/wide.png -o "$T/one.txt"; expect "-o F" 0 empty quiet
+same "-o F holds the text" "$T/one.txt" "$T/alone"
+rm -f "$T/x.txt"; run caption $CAP "$T/nope.png" -o "$T/x.txt"; expect "-o F, and the item fails" 5
+[ -e "$T/x.txt" ] && bad "-o F is made although nothing was done" || good
+run caption $CAP -o "$T/o/{i:03}-{stem}.txt" $P/wide.png $P/tall.png; expect "-o template" 0 empty
+same "a file per item" "$T/o/000-wide.txt" "$T/alone"
+run caption $CAP -o "$T/o/{stem}.txt" $P/wide.png $D/../d/a/x.png $P/./wide.png
+expect "two items, one file" 1 err="{i}"
+run caption $CAP --sidecar .txt -r $D; expect "--sidecar" 0 empty quiet
+[ -s $D/z.png.txt ] && [ -s $D/a-b/y.jpg.txt ] && good || bad "--sidecar makes a.jpg.txt"
+echo mine >$D/z.png.txt; run caption $CAP --sidecar .txt -r $D
+is "a sidecar that is there stays" "$(cat $D/z.png.txt)" mine
+run caption $CAP --sidecar .txt --if-exists fail -r $D; expect "--if-exists fail" 1 err=exists
+run caption $CAP --sidecar .txt --if-exists overwrite -r $D
+[ "$(cat $D/z.png.txt)" != mine ] && good || bad "--if-exists overwrite"
+R=$T/r.jsonl; run caption $CAP --resume $R $P/wide.png "$T/later.png"; expect "--resume" 1 empty
+run caption $CAP --resume $R $P/wide.png "$T/later.png" $P/tall.png
+expect "--resume again" 1 err=--retry-errors; is "only what is new" "$(wc -l <$R)" 3
+printf '{"v":1,"cmd":"capt' >>$R; cp $P/wide.png "$T/later.png"
+run caption $CAP --resume $R --retry-errors $P/wide.png "$T/later.png" $P/tall.png
+expect "--retry-errors" 0 quiet
+is "each once, the torn line gone" "$(grep -c '"ok":true' $R) $(wc -l <$R)" "3 3"
+run embed $CLIP --resume $R $P/wide.png; expect "another command's file" 2 err=caption
+cp "$T/text.jpg" "$T/text.copy"; run caption $CAP --resume "$T/text.jpg" $P/wide.png
+expect "no file of records" 2; same "and it was not touched" "$T/text.jpg" "$T/text.copy"
+
+# --- The same bytes --------------------------------------------------------------------------------
+for c in "caption $CAP --beams 2" "embed $CLIP" "classify $CLIP --labels a,b"; do
+    run $c --json -t 1 $P/wide.png $P/tall.png; cp "$T/out" "$T/t1"
+    for t in 2 7; do run $c --json -t $t $P/wide.png $P/tall.png; same "$c -t $t" "$T/out" "$T/t1"; done
+    run $c --json -t 1 $P/tall.png
+    is "$c: alone as in a batch" "$(sed 's/"i":0/"i":1/; s/"seed":[0-9]*//' "$T/out")" \
+        "$(tail -1 "$T/t1" | sed 's/"seed":[0-9]*//')"
+done
+
+# --- Signals, and many pictures --------------------------------------------------------------------
+N=${MM_MANY:-2000}; mkdir "$T/many"; w=$(realpath $P/wide.png)
+seq -f "$T/many/%.0f.png" $N | while read -r f; do echo "$f"; done >"$T/list"
+seq $N | (cd "$T/many" && while read -r i; do ln -s "$w" "$i.png"; done)
+printf '%s\n' "$T/torn.png" "$T/text.jpg" "$T/empty.jpg" "$D" >>"$T/list"
+FAST="caption $CAP --max-tokens 1 -t 1"
+for s in TERM:143 INT:130; do
+    # set -m: a background job of a script ignores SIGINT otherwise
+    set -m; "$MM" $FAST --json --files-from "$T/list" -o "$T/sig" >"$T/out" 2>"$T/err" & p=$!; set +m
+    sleep 0.4; kill -${s%:*} $p; wait $p 2>/dev/null; code=$?
+    expect "SIG${s%:*}" ${s#*:}
+    is "no temporary file stays" "$(ls "$T" | grep -c '\.tmp$')" 0
+    is "whole records" "$(grep -vc '^{.*}$' "$T/sig")" 0
+done
+# The highest resident size that a run was seen at, in kB.
+watched() {
+    "$MM" "$@" >"$T/out" 2>"$T/err" & p=$!; peak=0
+    while rss=$(sed -n 's/^VmHWM:[^0-9]*\([0-9]*\).*/\1/p' /proc/$p/status 2>/dev/null); do
+        [ -n "$rss" ] && peak=$rss; sleep 0.05
+    done; wait $p; code=$?
+}
+R=$T/many.jsonl
+for kill_after in 0.2 0.3 0.4; do
+    "$MM" $FAST --resume $R --files-from "$T/list" 2>/dev/null & p=$!
+    sleep $kill_after; kill -9 $p 2>/dev/null; wait $p 2>/dev/null
+done
+watched $FAST --resume $R --files-from "$T/list"; expect "resumed after kill -9" 1
+is "no record lost, none doubled" "$(sed 's/.*"id":"\([^"]*\)".*/\1/' $R | sort -u | wc -l) $(wc -l <$R)" \
+    "$((N + 4)) $((N + 4))"
+is "four of them failed" "$(grep -c '"ok":false' $R)" 4
+if [ -r /proc/self/status ]; then
+    watched $FAST --limit $((N / 10)) --files-from "$T/list"; few=$peak
+    watched $FAST --files-from "$T/list"; expect "many pictures" 1
+    [ "$peak" -le $((few + few / 10 + 1024)) ] && good || bad "memory grows: $few kB, then $peak kB"
+else skip "no /proc: memory of many pictures is not watched"; fi
+
+# --- Where models are ------------------------------------------------------------------------------
+run caption $P/wide.png; expect "no model" 3 err="hf download Salesforce/blip-image-captioning-base"
+run caption -m blip $P/wide.png; expect "an alias that is not there" 3 err="hf download"
+run caption -m org/name@v1 $P/wide.png; expect "an id that is not there" 3 err="--revision v1"
+run caption -m nothing $P/wide.png; expect "no alias" 3 err=aliases
+run caption -m ./nothing $P/wide.png; expect "no directory" 3
+run caption -m 'org/../../x' $P/wide.png; expect "no id" 3
+run caption -m builtin:blip $P/wide.png; expect "nothing built in" 3
+H=$T/hub/models--org--name; C=0123456789abcdef0123456789abcdef01234567
+mkdir -p $H/blobs $H/snapshots/$C $H/refs; printf $C >$H/refs/main
+for f in $M/blip-caption/*.json $M/blip-caption/*.txt $M/blip-caption/*.safetensors; do
+    b=$(basename $f); cp $f $H/blobs/$b; ln -s ../../blobs/$b $H/snapshots/$C/$b
+done
+HF_HUB_CACHE=$T/hub run caption -m org/name --json $P/wide.png
+expect "the cache" 0 quiet out='"model":"org/name@0123456"'
+HF_HUB_CACHE=$T/hub run caption -m org/name@$C $P/wide.png; same "by commit" "$T/out" "$T/alone"
+HF_HUB_CACHE=$T/hub run caption -m org/name@v9 $P/wide.png; expect "an unknown revision" 3
+HF_HOME=$T/hf; mkdir -p $HF_HOME; ln -s ../hub $HF_HOME/hub
+HF_HOME=$HF_HOME run caption -m org/name $P/wide.png; same "HF_HOME" "$T/out" "$T/alone"
+mkdir -p "$HOME/.cache/huggingface"; ln -s "$T/hub" "$HOME/.cache/huggingface/hub"; unset HF_HOME
+run caption -m org/name $P/wide.png; same "~/.cache" "$T/out" "$T/alone"
+MM_MODELS=/nowhere:$PWD/$M run caption -m blip-caption $P/wide.png; same "MM_MODELS" "$T/out" "$T/alone"
+run caption -m $M/blip-caption/model.safetensors $P/wide.png; same "a file" "$T/out" "$T/alone"
+run caption $CLIP $P/wide.png; expect "another family" 3 err="serves: embed, classify"
+run embed -m $M/blip-vqa $P/wide.png; expect "another family" 3 err=caption
+run caption -m $M/blip-itm $P/wide.png; expect "another kind" 3 err=classify
+run preprocess $BERT $P/wide.png -o "$T/x.npy"; expect "no pictures in it" 3 err=embed
+
+# --- Bad models ------------------------------------------------------------------------------------
+# broken NAME MODEL CODE 'COMMANDS, in a copy of MODEL' CHECKS...: then caption or embed must say so
+broken() {
+    local name=$1 model=$2 want=$3 how=$4; shift 4
+    rm -rf "$T/m"; cp -r "$M/$model" "$T/m"; (cd "$T/m" && eval "$how") || bad "$name: $how"
+    case $model in
+    blip-caption) run caption -m "$T/m" $P/wide.png ;;
+    *) run embed -m "$T/m" "the cat" ;;
+    esac
+    expect "$name" "$want" empty err="$T/m" "$@"
+}
+W=model.safetensors
+broken "no config.json" blip-caption 3 'rm config.json' err=config.json
+broken "a pipeline" blip-caption 3 'mv config.json model_index.json' err=model_index.json
+broken "model_type unknown" blip-caption 3 'sed -i s/\"blip\"/\"blop\"/ config.json' err=model_type err=blop
+broken "model_type missing" blip-caption 3 'echo {} >config.json' err=model_type
+broken "architecture unknown" blip-caption 3 \
+    'sed -i s/BlipForConditionalGeneration/BlipModel/ config.json' err=architectures err=BlipModel
+broken "config.json is no JSON" blip-caption 4 'echo { >config.json' err=config.json
+broken "config.json is a list" blip-caption 4 'echo [] >config.json' err=config.json
+broken "config.json: duplicate key" blip-caption 4 \
+    'sed -i "0,/{/s//{\"model_type\":\"blip\",/" config.json' err=model_type
+broken "config.json is a FIFO" blip-caption 4 'rm config.json; mkfifo config.json' err=FIFO
+broken "no weights" blip-caption 4 "rm $W" err=safetensors
+broken "only a pickle" blip-caption 4 "mv $W pytorch_model.bin" err=pytorch_model.bin err=safetensors
+broken "an LFS pointer" blip-caption 4 \
+    "printf 'version https://git-lfs.github.com/spec/v1\noid sha256:0\n' >$W" err="git lfs"
+broken "an HTML page" blip-caption 4 "echo '<!DOCTYPE html><html>' >$W" err=HTML
+broken "a pickle under the name of safetensors" blip-caption 4 "printf '\200\2}q\1.12345678' >$W" err=pickle
+broken "GGUF under the name of safetensors" blip-caption 4 "printf 'GGUF\3\0\0\0\0\0\0\0' >$W" err=GGUF
+broken "an empty file" blip-caption 4 ": >$W" err=$W
+broken "truncated weights" blip-caption 4 "truncate -s -100 $W" err=$W
+broken "weights that leave the directory" blip-caption 4 \
+    "mv $W ..; ln -s ../$W $W" err=$W; rm -f "$T/$W"
+broken "a shard outside" blip-caption 4 \
+    "rm $W; echo '{\"weight_map\":{\"a\":\"../x.safetensors\"}}' >$W.index.json" err=index.json
+for v in 0 -1 1000000000 1e9 '"x"'; do
+    for k in hidden_size num_hidden_layers num_attention_heads image_size patch_size vocab_size; do
+        broken "$k $v" blip-caption 4 "sed -i 's/\"$k\": *[0-9]*/\"$k\": $v/' config.json" err=$k
+    done
+done
+broken "heads that do not divide" blip-caption 4 \
+    "sed -i 's/\"num_attention_heads\": *[0-9]*/\"num_attention_heads\": 5/' config.json" err=num_attention_heads
+broken "another hidden_size" blip-caption 4 \
+    "sed -i 's/\"intermediate_size\": *[0-9]*/\"intermediate_size\": 64/' config.json" err~'F32 \[.*expected'
+broken "a layer too many" blip-caption 4 \
+    "sed -i 's/\"num_hidden_layers\": *[0-9]*/\"num_hidden_layers\": 3/' config.json" err=layers.2
+broken "a layer too few" blip-caption 4 \
+    "sed -i 's/\"num_hidden_layers\": *[0-9]*/\"num_hidden_layers\": 1/' config.json" err=1.
+broken "no tokenizer" blip-caption 4 'rm -f tokenizer.json vocab.txt' err=tokenizer
+broken "tokenizer.json is no JSON" blip-caption 4 'echo x >tokenizer.json' err=tokenizer.json
+broken "an unknown normalizer" blip-caption 4 \
+    'sed -i s/BertNormalizer/BortNormalizer/ tokenizer.json' err=tokenizer.json err=BortNormalizer
+broken "preprocessor_config.json: size 0" blip-caption 4 \
+    'sed -i "s/\"height\": *[0-9]*/\"height\": 0/" preprocessor_config.json' err=preprocessor_config.json
+broken "preprocessor_config.json: another size" blip-caption 4 \
+    'sed -i "s/\"\(height\|width\)\": *[0-9]*/\"\1\": 64/" preprocessor_config.json' err="64 x 64"
+broken "BERT without weights" bert-mean 4 "rm $W" err=safetensors
+broken "BERT, a tensor nobody asked for" bert-mean 4 \
+    "sed -i 's/\"num_hidden_layers\": *[0-9]*/\"num_hidden_layers\": 2/' config.json" err=layer.2
+
+echo "cli: $n_pass passed, $n_fail failed, $n_skip skipped"
+[ $n_fail -eq 0 ]
