@@ -61,6 +61,7 @@ static Attn bert_attn_load(Ckpt ck, const Bert *b, int d_kv)
     };
 }
 
+/* The initialiser is the table: our part -> name in the checkpoint -> shape. */
 static BertLayer bert_layer_load(Ckpt ck, const Bert *b, int d_image, int i)
 {
     ck = ckpt_at(ck, "encoder.layer.%d.", i);
@@ -98,6 +99,8 @@ static int bert_heads(Json config, bool blip, int d)
     return n_heads;
 }
 
+/* Keys that are missing have the defaults of BertConfig and BlipTextConfig; all sizes are held
+ * against the shapes of the tensors, so that a wrong one dies here. */
 Bert *bert_load(Ckpt ck, Json config, BertOptions o)
 {
     Bert *b = keep_bytes(sizeof *b);
@@ -131,6 +134,8 @@ Bert *bert_load(Ckpt ck, Json config, BertOptions o)
     return b;
 }
 
+/* What is absent is tied: the matrix to the word table. A file may hold the bias as "bias", as
+ * "decoder.bias", or as both, which the reference keeps as one tensor. */
 void bert_load_head(Bert *b, Ckpt ck)
 {
     b->transform = linear_load(ck, "transform.dense", b->d, b->d);
@@ -178,6 +183,7 @@ static void add_segments(Tensor x, Tensor table)
     scratch_reset(mark);
 }
 
+/* x = norm(word + segment + position), for tokens at first, first+1, ... [.., n, d] */
 static void bert_embed(Tensor x, const Bert *b, const int *ids, int first)
 {
     embed_rows(x, b->words, ids, n_rows(x));
@@ -187,6 +193,7 @@ static void bert_embed(Tensor x, const Bert *b, const int *ids, int first)
     trace_as(x, b->name, "embeddings");
 }
 
+/* Post-norm: each branch h is added to the stream x [.., n, d], and the sum is normed. */
 static void bert_layer(Tensor x, const BertLayer *l, AttnArgs self, AttnArgs cross)
 {
     size_t mark = scratch_mark();
@@ -212,6 +219,7 @@ static void bert_layer(Tensor x, const BertLayer *l, AttnArgs self, AttnArgs cro
     scratch_reset(mark);
 }
 
+/* The caches know how far the text is: a decoder's first token has position self[0].len. */
 Tensor bert_forward(Bert *b, const int *ids, int n_items, int n, BertArgs args)
 {
     int first = args.self ? args.self[0].len : 0;
@@ -229,6 +237,8 @@ Tensor bert_forward(Bert *b, const int *ids, int n_items, int n, BertArgs args)
     return x;
 }
 
+/* The product with the word table, [n_vocab, d], is the largest of a decoder's step: 23 million
+ * weights of 123 in BLIP base. x [.., d] -> [.., n_vocab] */
 void bert_logits(Tensor out, Tensor x, const Bert *b)
 {
     size_t mark = scratch_mark();
@@ -314,6 +324,9 @@ static void modules_read(Sentence *s, const char *dir, Json modules)
     s->max_tokens = json_int(limits, "max_seq_length", s->max_tokens, 1, 1 << 20);
 }
 
+/* A BertModel has its tensors at the top, a BertForMaskedLM under "bert."; what they were trained
+ * with besides, a pooler for "next sentence" and a head for masked words, a sentence vector does
+ * not need. */
 Sentence *sentence_load(const char *dir, Ckpt ck, Json config)
 {
     Sentence *s = keep_bytes(sizeof *s);
@@ -334,6 +347,7 @@ Sentence *sentence_load(const char *dir, Ckpt ck, Json config)
 int sentence_max_tokens(const Sentence *s) { return s->max_tokens; }
 int sentence_dim(const Sentence *s)        { return s->bert->d; }
 
+/* x [n_tok, d] -> out [1, d]. There is no padding here, so every token counts. */
 static void pool(Tensor out, Tensor x, Pool how)
 {
     int n = n_rows(x), d = n_cols(x);

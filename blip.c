@@ -35,6 +35,7 @@ struct Blip {
 
 /* --- Loading ---------------------------------------------------------------------------------- */
 
+/* Which class wrote the file is told by what is in it: `architectures` may be missing. */
 static BlipKind kind_of(Ckpt ck, Json config)
 {
     bool encoder = ckpt_has(ck, "text_encoder.embeddings.word_embeddings.weight");
@@ -95,6 +96,7 @@ static Tensor project(Tensor x, const Linear *l, bool unit)
     return out;
 }
 
+/* The caches are empty: a picture that no text asks about costs no keys and values. */
 BlipImage blip_image(Blip *b, Tensor image)
 {
     BlipImage im = { .states = vit_forward(b->vision, image) };
@@ -132,6 +134,7 @@ static Tensor writer_step(void *model, const int *id, int n_beams, int n, const 
     return logits;
 }
 
+/* The decoder's caches and logits lie in scratch, below the text that comes back. */
 static Generated write_text(Blip *b, Tensor memory, KvCache *cross, const int *prompt, int n,
                             GenOptions o)
 {
@@ -150,6 +153,7 @@ static Generated write_text(Blip *b, Tensor memory, KvCache *cross, const int *p
     return generate(&dec, prompt, n, o);
 }
 
+/* [CLS] a picture of [SEP] -> [BOS] a picture of, to be continued. */
 Generated blip_caption(Blip *b, BlipImage image, const int *ids, int n, GenOptions o)
 {
     if (b->kind != BLIP_CAPTION) bug("blip_caption: a model of kind %d", b->kind);
@@ -160,6 +164,7 @@ Generated blip_caption(Blip *b, BlipImage image, const int *ids, int n, GenOptio
     return write_text(b, image.states, image.cross, prompt, n_prompt, o);
 }
 
+/* The question looks at the picture, the answer at the question. */
 Generated blip_answer(Blip *b, BlipImage image, const int *ids, int n, GenOptions o)
 {
     if (b->kind != BLIP_VQA) bug("blip_answer: a model of kind %d", b->kind);
@@ -171,6 +176,8 @@ Generated blip_answer(Blip *b, BlipImage image, const int *ids, int n, GenOption
 
 /* --- Matching --------------------------------------------------------------------------------- */
 
+/* Two readings of the text: with the picture, to compare them word by patch; and alone, to compare
+ * two finished vectors. */
 void blip_match(Blip *b, BlipImage image, const int *ids, int n, float *match, float *cosine)
 {
     if (b->kind != BLIP_ITM) bug("blip_match: a model of kind %d", b->kind);

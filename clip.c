@@ -105,6 +105,7 @@ static Json sub_config(Json config, const char *name, const char *name_dict)
     return json_type(dict) != JSON_NULL ? dict : json_get(config, name);
 }
 
+/* All widths meet in d_proj; a file's logit_scale is a logarithm. */
 Clip *clip_load(Ckpt ck, Json config)
 {
     Clip *c = keep_bytes(sizeof *c);
@@ -136,6 +137,7 @@ Tensor clip_image(Clip *c, Tensor image)
     return out;
 }
 
+/* vit.c's layer, but a token sees no later one. x [n_tok, d] */
 static void text_layer(Tensor x, const TextLayer *l)
 {
     size_t mark = scratch_mark();
@@ -151,7 +153,8 @@ static void text_layer(Tensor x, const TextLayer *l)
     scratch_reset(mark);
 }
 
-/* The token whose row stands for the text. */
+/* The token whose row stands for the text: it alone has seen all of it. The first of several, as
+ * tokenizers pad with it; 0 if there is none, as the reference's argmax has it. */
 static int end_of_text(const Text *t, const int *ids, int n)
 {
     int at = 0;
@@ -162,6 +165,7 @@ static int end_of_text(const Text *t, const int *ids, int n)
     return at;
 }
 
+/* ids [n] -> [n, d]. No mask for padding: what stands after the end token is not seen by it. */
 static Tensor text_forward(const Text *t, const int *ids, int n)
 {
     Tensor x = scratch(n, t->d);

@@ -39,11 +39,14 @@ static Tensor vector_f32(Tensor t)
     return v;
 }
 
+/* Vectors are a thousandth of a model and are read many times, each by a kernel that wants f32. */
 Tensor vector_load(Ckpt ck, const char *name, int n)
 {
     return vector_f32(ckpt_get(ck, name, n));
 }
 
+/* W stays in the file, [n_out, n_in] as PyTorch stores it. A bias that the file lacks is none; one
+ * of another shape dies here, one of another name in ckpt_done(). */
 Linear linear_load(Ckpt ck, const char *name, int n_out, int n_in)
 {
     ck = ckpt_at(ck, "%s.", name);
@@ -65,6 +68,8 @@ Norm norm_load(Ckpt ck, const char *name, int d, float eps)
     };
 }
 
+/* The weights stay as they are, [c_out, c_in, k, k]; patch_embed brings the picture into that
+ * order. */
 Conv conv_load(Ckpt ck, const char *name, int c_out, int c_in, int k, int stride, int pad)
 {
     ck = ckpt_at(ck, "%s.", name);
@@ -84,7 +89,8 @@ static Tensor part(Tensor v, int first, int n)
     return v;
 }
 
-/* Has no name: the reference knows the fused projection only. */
+/* A fused projection, [q; k; v] in one matrix, becomes three views of its rows; nothing is copied.
+ * The parts have no name, since the reference knows, and traces, only the whole. */
 Linear linear_rows(Linear l, int first, int n)
 {
     l = (Linear){ .w = rows(l.w, first, n), .b = part(l.b, first, n) };
@@ -108,7 +114,8 @@ static void rows_task(void *ctx, int i, int worker)
     job->fn(job->ctx, first, left < job->n_block ? left : job->n_block);
 }
 
-/* Calls fn for all rows, block by block; what fn does to a row must not depend on its block. */
+/* Calls fn for all rows, block by block, on all threads where that is worth waking them. What fn
+ * does to a row must depend on that row alone: then neither blocks nor threads change a bit. */
 static void for_rows(int n, int n_col, RowsFn *fn, const void *ctx)
 {
     if ((size_t)n * (size_t)n_col < 2 * (size_t)WORTH_THREADS) {
@@ -124,8 +131,11 @@ Tensor scratch_like(Tensor x, int n_col)
     return x.ndim == 3 ? scratch3(x.dim[0], x.dim[1], n_col) : scratch(n_rows(x), n_col);
 }
 
+/* [n_items, n_tok, d], or one item [n_tok, d], or one vector [d]. */
 static int n_items_of(Tensor x) { return x.ndim == 3 ? x.dim[0] : 1; }
 static int n_tok_of(Tensor x)   { return x.ndim == 3 ? x.dim[1] : n_rows(x); }
+
+/* --- Trace ------------------------------------------------------------------------------------ */
 
 /* Layers trace themselves: the reference calls a layer's output by the name of its weight without
  * ".weight" (or ".gamma"). What has another ending is a bare parameter there, and has no output. */
@@ -166,6 +176,8 @@ static double flops;                         /* for -v: a multiply and an add ar
 
 double nn_flops(void) { return flops; }
 
+/* out = epilogue(x W^T + b). How gemm goes about it depends on the rows of one item, n_tok: one
+ * token of ten texts is read like one token of one, and gives the same bits. */
 static void linear_with(Tensor out, Tensor x, const Linear *l, Epilogue e)
 {
     int m = n_rows(x), n = l->w.dim[0], k = l->w.dim[1];
@@ -191,7 +203,9 @@ static void act_block(const void *ctx, int first, int n)
     kernel.act[j->act](j->x + (size_t)first * (size_t)j->d, n * j->d);
 }
 
-/* One pass over the output, unless the value before the activation is to be traced. */
+/* The activation is part of the epilogue, while a tile of the output is in the cache: an MLP's
+ * hidden units would otherwise go to memory and back. Only where they are traced is it a pass of
+ * its own. */
 void linear_act(Tensor out, Tensor x, const Linear *l, Act act)
 {
     if (!tracing()) {
@@ -221,6 +235,8 @@ static void norm_rows(const void *ctx, int first, int n)
     }
 }
 
+/* LayerNorm: (x - mean) / sqrt(var + eps) * w + b, for each row; var is sum((x - mean)^2) / d.
+ * RMSNorm:   x / sqrt(mean(x^2) + eps) * w. */
 void norm(Tensor out, Tensor x, const Norm *n)
 {
     int d = n_cols(x);
@@ -240,6 +256,7 @@ static void add_block(const void *ctx, int first, int n)
     kernel.add(j->x + at, j->y + at, n * j->d);
 }
 
+/* The residual connection: the stream x takes up what a branch y has found. */
 void add(Tensor x, Tensor y)
 {
     if (n_rows(x) != n_rows(y) || n_cols(x) != n_cols(y))
@@ -247,6 +264,7 @@ void add(Tensor x, Tensor y)
     for_rows(n_rows(x), n_cols(x), add_block, &(AddJob){ f32(x), f32(y), n_cols(x) });
 }
 
+/* exp(x - max) / sum: the largest exponent is 0, so nothing overflows. */
 void softmax_rows(Tensor x)
 {
     int d = n_cols(x);
@@ -280,6 +298,8 @@ static const void *table_row(Tensor table, int i)
     return (const char *)table.data + (size_t)i * (size_t)n_cols(table) * dtype_size(table.dtype);
 }
 
+/* An id beyond the table means that tokenizer and weights do not belong together: the user's to
+ * mend. */
 void embed_rows(Tensor out, Tensor table, const int *ids, int n)
 {
     int d = n_cols(table);
@@ -295,16 +315,18 @@ void embed_rows(Tensor out, Tensor table, const int *ids, int n)
     trace_layer(out, table);
 }
 
+/* Positions: token t of each item gets row first + t. */
 void add_rows(Tensor x, Tensor table, int first)
 {
     int d = n_cols(x), n_tok = n_tok_of(x);
-    if (n_cols(table) != d || first < 0 || first + n_tok > n_rows(table))
+    if (n_cols(table) != d || first < 0 || first > n_rows(table) - n_tok)
         bug("add_rows: rows %d.. of %s to %s", first, shape_string(table), shape_string(x));
     size_t mark = scratch_mark();
-    Tensor used = scratch(n_tok, d);
-    kernel.cvt[table.dtype](f32(used), table_row(table, first), n_tok * d);
-    for (int i = 0; i < n_items_of(x); i++)
-        kernel.add(f32(x) + (size_t)i * n_elem(used), f32(used), n_tok * d);
+    Tensor used = scratch(n_tok, d);                          /* these rows as F32 */
+    for (int t = 0; t < n_tok; t++)
+        kernel.cvt[table.dtype](f32(rows(used, t, 1)), table_row(table, first + t), d);
+    for (int i = 0; i < n_rows(x); i++)
+        kernel.add(f32(x) + (size_t)i * (size_t)d, f32(rows(used, i % n_tok, 1)), d);
     trace_layer(used, table);
     scratch_reset(mark);
 }
@@ -322,6 +344,7 @@ KvCache kv_cache_scratch(int n_items, int max_len, int d)
     return (KvCache){ .k = scratch3(n_items, max_len, d), .v = scratch3(n_items, max_len, d) };
 }
 
+/* Through a copy of what is used: beams may have swapped places. */
 static void reorder(Tensor t, int len, const int *from, int n_items)
 {
     size_t item = (size_t)t.dim[1] * (size_t)t.dim[2], used = (size_t)len * (size_t)t.dim[2];
@@ -347,7 +370,8 @@ void kv_reorder(KvCache *c, const int *from, int n_items)
     reorder(c->v, c->len, from, n_items);
 }
 
-/* Projects the tokens of x into rows len .. len+n_tok-1 of each item of the cache. */
+/* Projects the tokens of x into rows len .. len+n_tok-1 of each item of the cache. Of a single item
+ * these rows follow each other, and the product is written where it will stay. */
 static void cache_project(Tensor cache, int len, Tensor x, const Linear *l)
 {
     int n_items = n_items_of(x), n_tok = n_tok_of(x), d = cache.dim[2];
@@ -373,7 +397,9 @@ static void cache_project(Tensor cache, int len, Tensor x, const Linear *l)
 /* Keys and values as attention finds them: [n_kv, d_kv] of item i begins at i * stride. */
 typedef struct { const float *k, *v; int n_kv; size_t stride; } Keys;
 
-/* Cross-attention: the memory serves all items. */
+/* Cross-attention: the memory serves all items. Its keys and values do not change while a text is
+ * written, so with a cache they are computed once: for a picture of 577 rows they cost as much as
+ * 577 tokens. */
 static Keys keys_of_memory(const Attn *a, const AttnArgs *args)
 {
     int d = a->n_kv_heads * a->head_dim;
@@ -392,7 +418,8 @@ static Keys keys_of_memory(const Attn *a, const AttnArgs *args)
     return (Keys){ f32(c->k), f32(c->v), c->len, 0 };
 }
 
-/* Self-attention: each item has its own, those of the past first. */
+/* Self-attention: each item has its own. With a cache those of the past come first, and a new token
+ * costs one row instead of all. */
 static Keys keys_of_self(Tensor x, const Attn *a, const AttnArgs *args)
 {
     int d = a->n_kv_heads * a->head_dim;
@@ -417,6 +444,7 @@ static void attend_keys(Tensor out, Tensor q, Keys kv, const Attn *a, Tensor bia
             shape_string(q), shape_string(out));
     if (bias.data && n_elem(bias) % ((size_t)n_tok_of(q) * (size_t)kv.n_kv))
         bug("attend: bias %s for %d queries, %d keys", shape_string(bias), n_tok_of(q), kv.n_kv);
+    flops += 4.0 * n_rows(q) * kv.n_kv * n_cols(q);
     attention_heads(&(Attention){
         .out = f32(out), .q = f32(q), .k = kv.k, .v = kv.v, .kv_stride = kv.stride,
         .bias = f32(bias), .bias_heads = bias.data && bias.ndim == 3 ? bias.dim[0] : 1,
@@ -437,6 +465,9 @@ void attend(Tensor out, Tensor q, Tensor k, Tensor v, const Attn *a, Tensor bias
     attend_keys(out, q, (Keys){ f32(k), f32(v), n_tok_of(k), stride }, a, bias, causal);
 }
 
+/* out = [head 1, .., head n] W_o^T, head h = softmax(q_h k_h^T scale + bias) v_h, where q, k and v
+ * are projections of x, or k and v of the memory. The scores, n_q x n_kv for each head, never exist
+ * as a whole: attention_heads keeps a running maximum and sum. */
 void attention(Tensor out, Tensor x, const Attn *a, AttnArgs args)
 {
     size_t mark = scratch_mark();
@@ -452,6 +483,7 @@ void attention(Tensor out, Tensor x, const Attn *a, AttnArgs args)
 
 /* --- MLP -------------------------------------------------------------------------------------- */
 
+/* down(act(up x)); gated (SwiGLU and its kin, arXiv 2002.05202): down(act(gate x) * up x). */
 void mlp(Tensor out, Tensor x, const Mlp *m)
 {
     size_t mark = scratch_mark();
@@ -487,6 +519,8 @@ static void patch_block(const void *ctx, int first, int n)
     }
 }
 
+/* A convolution whose stride is its size touches each pixel once: cut the picture into patches, and
+ * it is a linear layer on them. What is left over at the right and lower edge is not looked at. */
 Tensor patch_embed(Tensor image, const Conv *c)
 {
     int h = image.dim[0], w = image.dim[1], channels = image.dim[2], k = c->k;

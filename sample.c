@@ -49,6 +49,7 @@ static void log_softmax(float *p, const float *logits, int n)
     for (int i = 0; i < n; i++) p[i] = logits[i] - max - log_sum;
 }
 
+/* The first of the largest, as torch.argmax. */
 static int argmax(const float *x, int n)
 {
     int best = 0;
@@ -124,6 +125,7 @@ static Generated generated(const Beam *b, const Search *s)
 
 /* --- Greedy ----------------------------------------------------------------------------------- */
 
+/* The prompt goes in at once, then each token as it is chosen. */
 static Generated greedy(const Search *s, Beam *b)
 {
     int n_new = b->n;                                 /* tokens that the decoder has not seen */
@@ -216,6 +218,8 @@ static bool can_improve(const Beams *bs, const Search *s)
     return b->score / (float)(b->n - s->n_prompt) > bs->done[bs->n_done - 1].score;
 }
 
+/* The prompt is read by one beam: all would give the same. (The reference reads it n_beams times
+ * and bars all but the first by a score of -1e9.) */
 static Generated beam_search(const Search *s, const Beam *prompt)
 {
     int n_beams = s->o.beams;

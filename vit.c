@@ -54,6 +54,7 @@ static void vit_sizes(Vit *v, Json config, int image_size, int patch_size)
     v->n_patch = side * side;
 }
 
+/* What both configurations have; the defaults are those of the class. */
 static Vit *vit_config(Json config, int image_size, int patch_size, Act act)
 {
     Vit *v = keep_bytes(sizeof *v);
@@ -92,6 +93,8 @@ static VitLayer vit_layer_load(Ckpt ck, const Vit *v)
     };
 }
 
+/* The same layer under two sets of names. BLIP's fused matrix is kept beside its parts, for
+ * trace(). */
 static void vit_layers_load(Vit *v, Ckpt ck, bool fused)
 {
     v->name  = keep_string("%s", ck.prefix);
@@ -160,6 +163,8 @@ static void vit_embed(Tensor x, const Vit *v, Tensor image)
     scratch_reset(mark);
 }
 
+/* Pre-norm: the stream x [n_tok, d] is only ever added to. With a trace the fused projection runs
+ * once more as a whole: it is what the reference names. */
 static void vit_layer(Tensor x, const VitLayer *l)
 {
     size_t mark = scratch_mark();
@@ -193,6 +198,7 @@ Tensor vit_forward(Vit *v, Tensor image)
     return x;
 }
 
+/* x [n_tok, d] -> [1, d]. Rows are normed one by one, so the other rows may be left out. */
 Tensor vit_pool(Vit *v, Tensor x)
 {
     Tensor out = scratch(1, v->d);
