@@ -55,7 +55,7 @@ static void linear(const char *name, int n_out, int n_in)
 {
     char full[128];
     snprintf(full, sizeof full, "%s.weight", name);
-    tensor(full, 0, 1.7f / sqrtf((float)n_in), 2, (int[]){n_out, n_in});
+    tensor(full, 0, 2.4f / sqrtf((float)n_in), 2, (int[]){n_out, n_in});
     snprintf(full, sizeof full, "%s.bias", name);
     tensor(full, 0, 0.1f, 1, &n_out);
 }
@@ -100,7 +100,7 @@ static void vision_tensors(void)
 static void text_tensors(void)
 {
     int n_vocab = N_VOCAB;
-    tensor("text_decoder.bert.embeddings.word_embeddings.weight", 0, 1, 2, (int[]){N_VOCAB, D});
+    tensor("text_decoder.bert.embeddings.word_embeddings.weight", 0, 0.35f, 2, (int[]){N_VOCAB, D});
     tensor("text_decoder.bert.embeddings.position_embeddings.weight", 0, 1, 2,
            (int[]){MAX_POS, D});
     norm("text_decoder.bert.embeddings.LayerNorm");
@@ -137,7 +137,7 @@ static size_t n_elem(const Entry *e)
 /* A number in [-1, 1): the generator is Knuth's linear congruence, so it is the same everywhere. */
 static float draw(void)
 {
-    static uint64_t state = 2026;
+    static uint64_t state = 15;
     state = state * 6364136223846793005u + 1442695040888963407u;
     return (float)(state >> 40) / 8388608.0f - 1.0f;
 }
