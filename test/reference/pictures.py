@@ -90,7 +90,8 @@ def smooth(h, w, n, top):
 
 def tiff(orientation, order="<", kind=3):
     mark = b"II" if order == "<" else b"MM"
-    value = struct.pack(order + "HH", orientation, 0) if kind == 3 else struct.pack(order + "I", orientation)
+    value = struct.pack(order + "HH", orientation, 0) if kind == 3 else \
+        struct.pack(order + "I", orientation)
     return (mark + struct.pack(order + "HIH", 42, 8, 2) + struct.pack(order + "HHI", 0x010F, 2, 1)
             + b"A\0\0\0" + struct.pack(order + "HHI", 0x0112, kind, 1) + value
             + struct.pack(order + "I", 0))
@@ -231,7 +232,8 @@ def write_pictures(path):
         for make in png_cases, jpeg_cases, bmp_cases, pnm_cases:
             for name, data in make():
                 rgb = high_bytes(name) if name in ours else pil_rgb(data)
-                print(name, rgb.shape[1], rgb.shape[0], "%08x" % fnv(rgb.tobytes()), data.hex(), file=out)
+                digest = "%08x" % fnv(rgb.tobytes())
+                print(name, rgb.shape[1], rgb.shape[0], digest, data.hex(), file=out)
 
 
 def write_assets(path):
@@ -281,6 +283,7 @@ def write_preprocess(path):
 
 if __name__ == "__main__":
     folder = sys.argv[1] if len(sys.argv) > 1 else "test/data/image"
+    ASSETS = sys.argv[2] if len(sys.argv) > 2 else ASSETS
     write_pictures(f"{folder}/pictures.txt")
     write_assets(f"{folder}/assets.txt")
     write_preprocess(f"{folder}/preprocess.txt")

@@ -22,7 +22,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 DATA = os.path.join(HERE, "..", "data")
 # Script, arguments; {out} is the temporary folder. Those without {out} compare by themselves.
 STEPS = [("resize.py", ["{out}/image/resize.txt"]),
-         ("pictures.py", ["{out}/image"]),
+         ("pictures.py", ["{out}/image", "{assets}"]),
          ("tiny.py", ["{out}/models"]),
          ("beams.py", ["{out}/beams.txt"]),
          ("minilm.py", ["{assets}/models/minilm", "{out}"]),
