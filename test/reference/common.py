@@ -7,7 +7,7 @@ Easy to get wrong:
   - torch.randn is not the same on every CPU; here weights come from the integers of PCG64.
   - transformers gives BLIP's vision tower a standard deviation of 1e-10: then captions do not
     depend on the picture. No weight here comes from the models' own initialisation.
-  - a hook sees the tensor itself: embeddings are changed in place afterwards, so outputs are copied.
+  - a hook sees the tensor itself: embeddings are changed in place later, so outputs are copied.
 """
 import json
 import os
@@ -31,7 +31,7 @@ torch.set_grad_enabled(False)
 # --- Weights ------------------------------------------------------------------------------------
 
 def uniform(seed, name, shape, std, mean=0.0):
-    """Uniform numbers of this mean and standard deviation; the same everywhere, for each name its own."""
+    """Uniform numbers of this mean and standard deviation: the same everywhere, others by name."""
     rng = np.random.Generator(np.random.PCG64([seed, zlib.crc32(name.encode())]))
     u = rng.random(tuple(shape), dtype=np.float32)
     return torch.from_numpy(np.asarray((u - np.float32(0.5)) * np.float32(std * 12 ** 0.5)
@@ -75,8 +75,8 @@ class Trace:
     """Records the output of every module under its name; the k-th further call gets '.k'.
 
     Left out: dropouts, activations, lists, and what only passes on its last part (whole models,
-    encoders). Of a tuple or a ModelOutput the first tensor counts. Where `rename` gives another name, that is used;
-    None drops the module.
+    encoders). Of a tuple or a ModelOutput the first tensor counts. Where `rename` gives another
+    name, that is used; None drops the module.
     """
     only = None                  # a regular expression: record no other names
     SKIP = ("Dropout", "Activation", "ModuleList", "Model", "Encoder", "MLMHead")
@@ -96,7 +96,8 @@ class Trace:
             while not torch.is_tensor(t):
                 t = t[0]
             k = self.count[name] = self.count.get(name, -1) + 1
-            self.tensors[name if k == 0 else f"{name}.{k}"] = t.detach().float().clone().contiguous()
+            key = name if k == 0 else f"{name}.{k}"
+            self.tensors[key] = t.detach().float().clone().contiguous()
         return record
 
     def stop(self):
@@ -120,9 +121,9 @@ def picture(w, h, kind):
 
 # --- Tokenizers ---------------------------------------------------------------------------------
 
-WORDS = ("the a an of in on at and with is it to what how many color are there picture photo cat dog "
-         "man woman red blue green sitting standing next table street tree car sky house two three "
-         "black white small large").split()
+WORDS = ("the a an of in on at and with is it to what how many color are there picture photo cat "
+         "dog man woman red blue green sitting standing next table street tree car sky house two "
+         "three black white small large").split()
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
@@ -156,7 +157,7 @@ def bert_tokenizer_json(vocab):
         "pre_tokenizer": {"type": "BertPreTokenizer"},
         "post_processor": {"type": "TemplateProcessing", "single": single,
                            "pair": single + [text("B", 1), piece("[SEP]", 1)],
-                           "special_tokens": {"[CLS]": special("[CLS]"), "[SEP]": special("[SEP]")}},
+                           "special_tokens": {t: special(t) for t in ("[CLS]", "[SEP]")}},
         "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
         "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
                   "max_input_chars_per_word": 100, "vocab": ids},
@@ -165,7 +166,10 @@ def bert_tokenizer_json(vocab):
 
 def write_bert_tokenizer(folder, max_length, processor=None, tokenizer_json=True, vocab_file=None):
     """vocab.txt, tokenizer_config.json, special_tokens_map.json and tokenizer.json."""
-    vocab = open(vocab_file, encoding="utf-8").read().split("\n")[:-1] if vocab_file else bert_vocab()
+    vocab = bert_vocab()
+    if vocab_file:
+        with open(vocab_file, encoding="utf-8") as f:
+            vocab = f.read().split("\n")[:-1]
     with open(os.path.join(folder, "vocab.txt"), "w", encoding="utf-8") as f:
         f.write("\n".join(vocab) + "\n")
     config = {"cls_token": "[CLS]", "do_basic_tokenize": True, "do_lower_case": True,
@@ -185,7 +189,7 @@ def write_bert_tokenizer(folder, max_length, processor=None, tokenizer_json=True
 
 
 def byte_symbols():
-    """GPT-2's table of 256 printable characters for the 256 bytes, in the order CLIP numbers them."""
+    """GPT-2's table of 256 printable characters for the 256 bytes, in CLIP's order."""
     own = list(range(33, 127)) + list(range(161, 173)) + list(range(174, 256))
     other = [b for b in range(256) if b not in own]
     return [chr(b) for b in own] + [chr(256 + i) for i in range(len(other))]
@@ -211,7 +215,7 @@ def clip_merges():
 
 
 def write_clip_tokenizer(folder, max_length, files=None):
-    """vocab.json, merges.txt, tokenizer.json and the two configurations of an OpenAI CLIP repository.
+    """vocab.json, merges.txt, tokenizer.json, two configurations, as in an OpenAI CLIP repository.
     files: the folder to take the first three from, instead of making tiny ones."""
     names = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>",
              "unk_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
@@ -251,8 +255,9 @@ def tiny_clip_tokenizer(folder):
             {"type": "NFC"}, {"type": "Replace", "pattern": {"Regex": "\\s+"}, "content": " "},
             {"type": "Lowercase"}]},
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
-            {"type": "Split", "pattern": {"Regex": "<\\|startoftext\\|>|<\\|endoftext\\|>|'s|'t|'re|'ve"
-                                          "|'m|'ll|'d|[\\p{L}]+|[\\p{N}]|[^\\s\\p{L}\\p{N}]+"},
+            {"type": "Split", "pattern": {
+                "Regex": "<\\|startoftext\\|>|<\\|endoftext\\|>|'s|'t|'re|'ve|'m|'ll|'d"
+                         "|[\\p{L}]+|[\\p{N}]|[^\\s\\p{L}\\p{N}]+"},
              "behavior": "Removed", "invert": True},
             {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}]},
         "post_processor": {"type": "RobertaProcessing", "sep": ["<|endoftext|>", eos],

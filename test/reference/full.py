@@ -1,16 +1,16 @@
 """full.py -- checkpoints of the published sizes with random weights, and their answers.
 
-    python full.py OUT MODEL [--dtype f32|f16|bf16] [--pictures DIR] [--assets DIR] [--beams-on N]
+    python full.py OUT MODEL [--dtype f32|f16|bf16] [--pictures DIR] [--limit N]
+        [--assets DIR]
 
-MODEL is a key of MODELS below. Writes OUT/MODEL[-DTYPE]/ (up to 2 GB), OUT/MODEL.answers.safetensors
-and .json, laid out as README.md describes; OUT/pictures becomes a link to DIR. Then:
+MODEL is a key of MODELS below. Writes OUT/MODEL[-DTYPE]/ (up to 2 GB) and its answers beside it,
+laid out as README.md describes; OUT/pictures becomes a link to DIR. Then:
 
     python compare.py OUT MODEL --mm ./mm
 
-Pictures are the PNG files of DIR, in the order of their names, at most --limit of them. JPEG decoders
-differ, so JPEG files are decoded by mm's own decoder first: decode.c beside this file makes PNM files
-of anything that stb_image reads. Vocabularies are the real ones, from the assets. Traced are the
-names of README.md's table only: all modules of BLIP large would be 3 GB.
+Pictures are the PNG and JPEG files of DIR, in the order of their names, at most --limit of them.
+Vocabularies are the real ones, from the assets. Traced are the names of README.md's table only: all
+modules of BLIP large would be 3 GB.
 """
 import argparse
 import os
@@ -85,9 +85,9 @@ def bert(args, name, size):
 
 
 MODELS = {
-    "blip-base": lambda a, n: captioner(a, n, VIT_BASE, 4.0),
-    "blip-large": lambda a, n: captioner(a, n, VIT_LARGE, 4.0),
-    "blip-vqa-base": lambda a, n: vqa(a, n, 4.0),
+    "blip-base": lambda a, n: captioner(a, n, VIT_BASE, 7.0),
+    "blip-large": lambda a, n: captioner(a, n, VIT_LARGE, 7.0),
+    "blip-vqa-base": lambda a, n: vqa(a, n, 7.0),
     "blip-itm-base": lambda a, n: itm(a, n),
     "clip-b32": lambda a, n: clip(a, n, CLIP_TEXT, dict(
         VIT_BASE, image_size=224, patch_size=32, hidden_act="quick_gelu"), 512),
@@ -104,11 +104,12 @@ def arguments():
     p.add_argument("out")
     p.add_argument("model", choices=MODELS)
     p.add_argument("--dtype", default="f32", choices=("f32", "f16", "bf16"))
-    p.add_argument("--pictures", help="folder of PNG and PNM files; default: ASSETS/images")
+    p.add_argument("--pictures", help="folder; default: ASSETS/images")
     p.add_argument("--limit", type=int, default=6, help="pictures at most")
     p.add_argument("--assets", default=os.environ.get("MM_ASSETS", "../shared/assets"))
     args = p.parse_args()
-    args.torch_dtype = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[args.dtype]
+    args.torch_dtype = {"f32": torch.float32, "f16": torch.float16,
+                        "bf16": torch.bfloat16}[args.dtype]
     args.bert_vocab = os.path.join(args.assets, "tokenizers/bert-base-uncased/vocab.txt")
     args.clip_files = os.path.join(args.assets, "tokenizers/clip")
     folder = os.path.abspath(args.pictures or os.path.join(args.assets, "images"))
@@ -117,7 +118,8 @@ def arguments():
     if os.path.islink(link):
         os.remove(link)
     os.symlink(folder, link)
-    names = sorted(n for n in os.listdir(folder) if n.lower().endswith((".png", ".ppm")))
+    names = sorted(n for n in os.listdir(folder) if n.lower().endswith((".png", ".jpg", ".jpeg"))
+                   and "truncated" not in n)
     args.pictures = names[:args.limit]
     return args
 

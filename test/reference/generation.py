@@ -1,4 +1,4 @@
-"""generation.py -- BLIP's generate() as transformers runs it, with what a comparison needs recorded.
+"""generation.py -- BLIP's generate() as transformers runs it, with all that a comparison needs.
 
 For each sequence: the ids (prompt included), the logits of every step of the greedy one, and the
 margins: how far the reference's choice was from the next best one. Two programs whose logits differ
@@ -7,8 +7,8 @@ by less than half a margin must choose the same token.
   greedy: margin[i] = best logit - second best logit of step i
   beams:  margin[i] = the smallest of: the gaps between neighbours among the 2B+1 best candidates of
           step i (their order decides which live, which finish and in which place), and the distance
-          from the other side of the rule that ends the search; the last entry is the gap between the
-          best two finished hypotheses
+          from the other side of the rule that ends the search; the last entry is the gap between
+          the best two finished hypotheses
 """
 import torch
 from transformers.generation.utils import GenerationMixin

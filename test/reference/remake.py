@@ -88,8 +88,9 @@ def run(script, args, places):
                and not os.path.exists(places[k])]
     if missing:
         return f"skipped: {places[missing[0]]} is not there"
-    done = subprocess.run([sys.executable, "-W", "ignore", path] + [a.format(**places) for a in args],
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    line = [sys.executable, "-W", "ignore", path] + [a.format(**places) for a in args]
+    done = subprocess.run(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          text=True)
     if done.returncode:
         return f"exit status {done.returncode}:\n" + done.stdout[-2000:]
     return ""
