@@ -21,7 +21,7 @@ endif
 LIB  = $(filter-out mm.c,$(wildcard *.c)) $(KERNELS) $(wildcard tokenizer/*.c)
 OBJ  = $(LIB:%.c=$(BUILD)/%.o)
 
-all: mm
+all: $(BUILD)/mm mm
 mm: $(BUILD)/mm
 	@cp -f $< $@
 
@@ -117,4 +117,4 @@ clean:
 	rm -rf build build-debug build-tsan build-ci build-fuzz build-neon mm
 
 .PHONY: reference all tests deps test fuzzers fuzz fuzz-run debug debug-test thread-test neon-test demo strip clean
-.SECONDARY:
+.PRECIOUS: $(BUILD)/%.o $(BUILD)/test/%

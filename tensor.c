@@ -1,8 +1,8 @@
 /* tensor.c -- errors, and tensors as views.
  *
  * mm is a process that runs one command and ends, so errors end it: with a message for people and
- * an exit code for scripts. The one exception is a batch, where a bad picture must not lose the other
- * ten thousand: fail() returns to the landing place that the command loop has set. Nothing needs to
+ * an exit code for scripts. The one exception is a batch, where a bad picture must not lose the
+ * other ten thousand: fail() returns to the landing place that the command loop has set. Nothing needs to
  * be freed on the way, since memory is given back by resetting scratch (memory.c).
  *
  * Easy to get wrong:

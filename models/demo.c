@@ -4,8 +4,8 @@
  *                                      model.safetensors}   and FOLDER/scene.png
  *
  * The checkpoint has the layout of Salesforce/blip-image-captioning-base with small numbers, so all
- * that mm does for the real one it does here: map the file, check every tensor, tokenise, encode the
- * picture, write a caption word by word. The words mean nothing, since nothing was learned: this is
+ * that mm does for the real one it does here: map the file, check every tensor, tokenise, encode
+ * the picture, write a caption word by word. The words mean nothing, since nothing was learned: this is
  * for trying the program where no checkpoint is at hand, and for tests with thousands of pictures.
  *
  * Easy to get wrong: weights drawn with a small deviation make a network that ignores the picture.
@@ -34,7 +34,7 @@ static const char *const WORDS[] = {
 };
 enum { N_WORDS = sizeof WORDS / sizeof *WORDS, BOS = N_WORDS, N_VOCAB = N_WORDS + 2, SEP = 3 };
 
-/* === The checkpoint: tensors are listed first, their values drawn when they are written ========= */
+/* === The checkpoint: tensors are listed first, their values drawn when they are written ======= */
 
 typedef struct { char name[128]; int ndim, dim[4]; float center, width; } Entry;
 
@@ -142,7 +142,7 @@ static float draw(void)
     return (float)(state >> 40) / 8388608.0f - 1.0f;
 }
 
-/* === Files ===================================================================================== */
+/* === Files ==================================================================================== */
 
 static FILE *create(const char *folder, const char *name)
 {

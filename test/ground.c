@@ -50,7 +50,7 @@ static void ends(void (*fn)(void), int code, const char *message, const char *wh
     check(ok, what);
 }
 
-/* === Errors ==================================================================================== */
+/* === Errors =================================================================================== */
 
 static void die_two_lines(void) { die(EXIT_FILE, "a.json: key %s\nmend it", quoted("x\x1b[2J")); }
 static void fail_alone(void)    { fail("image.empty", "try again", "b.png: no bytes"); }
@@ -58,7 +58,7 @@ static void call_bug(void)      { bug("linear: %d", 3); }
 
 static void test_errors(void)
 {
-    ends(die_two_lines, EXIT_FILE, "mm: a.json: key x\\x1b[2J\n    mend it\n", "die: message, hint");
+    ends(die_two_lines, EXIT_FILE, "mm: a.json: key x\\x1b[2J\n    mend it\n", "die with a hint");
     ends(fail_alone, EXIT_INPUT, "mm: b.png: no bytes\n    try again\n", "fail without a batch");
     ends(call_bug, EXIT_BUG, "mm: bug: linear: 3\n", "bug");
 
@@ -74,7 +74,8 @@ static void test_errors(void)
     check(landed && strcmp(item_error.code, "image.truncated") == 0 &&
           strcmp(item_error.msg, "c.png: 7 bytes") == 0 && !item_error.hint[0], "fail in a batch");
 
-    check(strcmp(quoted("caf\xc3\xa9 \xe4\xb8\xad"), "caf\xc3\xa9 \xe4\xb8\xad") == 0, "quoted: UTF-8");
+    const char *utf8 = "caf\xc3\xa9 \xe4\xb8\xad";
+    check(strcmp(quoted(utf8), utf8) == 0, "quoted: UTF-8");
     check(strcmp(quoted("a\nb\x7f"), "a\\x0ab\\x7f") == 0, "quoted: control characters");
     check(strcmp(quoted("\xc2\x9b" "1m"), "\\xc2\\x9b1m") == 0, "quoted: C1");
     check(strcmp(quoted("\xc0\x80\xed\xa0\x80\xf4\x90\x80\x80"),
@@ -84,7 +85,7 @@ static void test_errors(void)
     check(strlen(quoted_n(many, sizeof many)) == 203, "quoted: cut at 200 characters");
 }
 
-/* === Memory ==================================================================================== */
+/* === Memory =================================================================================== */
 
 static void too_much(void)    { mul_size((size_t)1 << 40, (size_t)1 << 40); }
 static void sum_too_big(void) { add_size((size_t)-1, 1); }
@@ -113,7 +114,7 @@ static void test_memory(void)
     ends(reset_ahead, EXIT_BUG, "scratch_reset", "scratch_reset beyond the end");
 }
 
-/* === Threads =================================================================================== */
+/* === Threads ================================================================================== */
 
 typedef struct { atomic_int count[500]; atomic_int bad_worker; } Counts;
 
@@ -159,7 +160,7 @@ static void test_threads(void)
     check(n_threads() == 7 && strstr(threads_reason(), "7"), "as many threads as asked for");
 }
 
-/* === Tensors and trace ========================================================================= */
+/* === Tensors and trace ======================================================================== */
 
 static void rows_beyond(void) { rows(scratch(3, 4), 2, 2); }
 
