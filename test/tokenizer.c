@@ -378,6 +378,173 @@ static void test_golden(void)
                      n_other));
 }
 
+/* === The committed vocabularies =============================================================== */
+
+typedef struct { const char *dir, *text, *ids, *decoded; } Case;
+
+#define BERT DATA "tiny-bert"
+#define CLIP DATA "tiny-clip"
+static const Case CASES[] = {                        /* answers of transformers 5.23 */
+    { BERT, "", "2 3", "[CLS] [SEP]" },
+    { BERT, "unwanted running", "2 9 6 7 10 11 3", "[CLS] unwanted running [SEP]" },
+    { BERT, "UNWANTED, lowest", "2 9 6 7 12 14 3", "[CLS] unwanted, lowest [SEP]" },
+    { BERT, "unwantedX", "2 1 3", "[CLS] [UNK] [SEP]" },
+    { BERT, "\346\260\264 a\346\260\264a", "2 17 15 17 15 3",
+      "[CLS] \346\260\264 a \346\260\264 a [SEP]" },
+    { BERT, "[MASK]a[mask]", "2 4 15 1 1 1 3", "[CLS] [MASK] a [UNK] [UNK] [UNK] [SEP]" },
+    { BERT, "can't. hello", "2 22 20 21 19 18 3", "[CLS] can ' t. hello [SEP]" },
+    { BERT, "\1h\303\251llo\357\277\275\012\011", "2 18 3", "[CLS] hello [SEP]" },
+    { CLIP, "", "522 523", "<|startoftext|><|endoftext|>" },
+    { CLIP, "the cat", "522 513 515 523", "<|startoftext|>the cat <|endoftext|>" },
+    { CLIP, "The CAT's lower", "522 513 515 519 516 86 518 523",
+      "<|startoftext|>the cat 's lower <|endoftext|>" },
+    { CLIP, "thecat", "522 512 68 515 523", "<|startoftext|>thecat <|endoftext|>" },
+    { CLIP, "<|endoftext|>x<|ENDOFTEXT|>",
+      "522 523 343 27 347 68 77 67 78 69 83 68 87 339 91 285 523",
+      "<|startoftext|><|endoftext|>x <| endoftext |> <|endoftext|>" },
+    { CLIP, "\303\251 \303\211 e\314\201", "522 521 521 521 523",
+      "<|startoftext|>\303\251 \303\251 \303\251 <|endoftext|>" },
+    { CLIP, "cat\343\200\200 \012 cat", "522 515 515 523", "<|startoftext|>cat cat <|endoftext|>" },
+    { CLIP, "2024 !!", "522 273 271 273 275 0 256 523", "<|startoftext|>2 0 2 4 !! <|endoftext|>" },
+};
+
+static void expect(const char *what, Ids ids, const char *want)
+{
+    const char *got = ids_string(ids);
+    check(strcmp(got, want) == 0, what, scratch_string("ids %s, expected %s", got, want));
+}
+
+static void test_tiny(void)
+{
+    const Tokenizer *bert = tok_load(BERT), *clip = tok_load(CLIP);
+    for (size_t i = 0; i < sizeof CASES / sizeof CASES[0]; i++) {
+        const Case *c = &CASES[i];
+        const Tokenizer *t = strcmp(c->dir, BERT) == 0 ? bert : clip;
+        Ids ids = tok_encode(t, c->text, strlen(c->text), TOK_SPECIAL);
+        expect(quoted(c->text), ids, c->ids);
+        const char *got = tok_decode(t, ids.id, ids.n, false);
+        check(strcmp(got, c->decoded) == 0, quoted(c->text), quoted(got));
+    }
+    expect("a zero byte", tok_encode(bert, "a\0a", 3, 0), "15 16");
+    expect("without special tokens", tok_encode(bert, "low", 3, 0), "13");
+    expect("special tokens as text", tok_encode(bert, "[SEP]", 5, TOK_RAW), "1 1 1");
+    expect("a pair", tok_encode_pair(bert, "low", 3, "can", 3, TOK_SPECIAL), "2 13 3 22 3");
+    expect("CLIP's pair", tok_encode_pair(clip, "cat", 3, "the", 3, TOK_SPECIAL),
+           "522 515 523 523 513 523");
+    const int some[] = { 2, 13, -5, 1000, 3 };
+    check(strcmp(tok_decode(bert, some, 5, true), "low") == 0, "decode", "ids that are not there");
+    check(tok_id(bert, "##ing") == 11 && tok_id(bert, "ing") == -1, "tok_id", "wrong");
+    check(tok_size(bert) == 23 && !tok_piece(bert, 23, NULL), "tok_size", "wrong");
+}
+
+/* === What must be refused ===================================================================== */
+
+/* The message that loading ends with; "" if it does not end. */
+static const char *refusal(const char *json, const char *dir)
+{
+    static char msg[sizeof item_error.msg + 16];
+    jmp_buf place;
+    int code = setjmp(place);
+    msg[0] = 0;
+    if (code == 0) {
+        die_landing = &place;
+        if (json) tok_parse("t/tokenizer.json", json, strlen(json));
+        else      tok_load(dir);
+    } else {
+        snprintf(msg, sizeof msg, "%d %s", code, item_error.msg);
+    }
+    die_landing = NULL;
+    return msg;
+}
+
+#define PIECES "\"model\":{\"type\":\"WordPiece\",\"unk_token\":\"u\"," \
+               "\"continuing_subword_prefix\":\"##\",\"vocab\":{\"u\":0,\"a\":1}}"
+#define BPE(vocab, merges) \
+    "{\"model\":{\"type\":\"BPE\",\"vocab\":" vocab ",\"merges\":" merges "}}"
+
+static void test_refused(void)
+{
+    static const char *const BAD[][2] = {            /* tokenizer.json, what the message must say */
+        { "[]", "has no object model" },
+        { "{\"model\":3}", "has no object model" },
+        { "{\"model\":{\"type\":\"Unigram\",\"vocab\":[]}}",
+          "of type \"Unigram\", which mm does not know" },
+        { "{\"model\":{\"vocab\":[[\"a\",0]]}}", "which mm does not know" },
+        { "{\"model\":{\"type\":\"BPE\",\"vocab\":{}}}", "has no array merges" },
+        { "{\"model\":{\"type\":\"BPE\",\"merges\":[]}}", "has no vocab" },
+        { "{\"model\":{\"type\":\"WordPiece\",\"vocab\":{\"a\":0},\"unk_token\":\"u\","
+          "\"continuing_subword_prefix\":\"\"}}", "which is not in its vocab" },
+        { BPE("{\"a\":-1}", "[]"), "is not an id" },
+        { BPE("{\"a\":4194304}", "[]"), "is not an id" },
+        { BPE("{\"a\":1.5}", "[]"), "is not an id" },
+        { BPE("{\"a\":0,\"b\":0}", "[]"), "the id of another token" },
+        { BPE("{\"a\":0,\"a\":1}", "[]"), "a" },
+        { BPE("[\"a\"]", "[]"), "is not an object" },
+        { BPE("{\"a\":0}", "[\"a\"]"), "is not a merge" },
+        { BPE("{\"a\":0}", "[\"a a a\"]"), "is not a merge" },
+        { BPE("{\"a\":0}", "[[\"a\"]]"), "is not a merge" },
+        { BPE("{\"a\":0}", "[7]"), "is not a merge" },
+        { BPE("{\"a\":0}", "[\"a a\"]"), "the vocabulary lacks" },
+        { "{" PIECES ",\"normalizer\":{\"type\":\"Precompiled\"}}",
+          "normalizer of type \"Precompiled\"" },
+        { "{" PIECES ",\"normalizer\":{}}", "has no string type" },
+        { "{" PIECES ",\"normalizer\":7}", "is not an object" },
+        { "{" PIECES ",\"normalizer\":{\"type\":\"Sequence\"}}", "has no array normalizers" },
+        { "{" PIECES ",\"normalizer\":{\"type\":\"Replace\",\"content\":\"\","
+          "\"pattern\":{\"Regex\":\"a|b\"}}}", "has the pattern a|b" },
+        { "{" PIECES ",\"normalizer\":{\"type\":\"Replace\",\"content\":\"\","
+          "\"pattern\":{\"String\":\"\"}}}", "has the pattern" },
+        { "{" PIECES ",\"pre_tokenizer\":{\"type\":\"Metaspace\"}}",
+          "pre_tokenizer of type \"Metaspace\"" },
+        { "{" PIECES ",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"x\"}}}",
+          "has the pattern x" },
+        { "{" PIECES ",\"decoder\":{\"type\":\"CTC\"}}", "decoder of type \"CTC\"" },
+        { "{" PIECES ",\"post_processor\":{\"type\":\"Other\"}}",
+          "post_processor of type \"Other\"" },
+        { "{" PIECES ",\"post_processor\":{\"type\":\"BertProcessing\",\"cls\":[\"a\",1],"
+          "\"sep\":[\"b\",2]}}", "is not the id of a token" },
+        { "{" PIECES ",\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":["
+          "{\"SpecialToken\":{\"id\":\"x\"}}],\"pair\":[],\"special_tokens\":{}}}", "has no ids" },
+        { "{" PIECES ",\"added_tokens\":[{\"id\":1}]}", "has no string content" },
+        { "{" PIECES ",\"added_tokens\":[{\"content\":\"x\",\"special\":1}]}", "special" },
+    };
+    for (size_t i = 0; i < sizeof BAD / sizeof BAD[0]; i++) {
+        const char *msg = refusal(BAD[i][0], NULL);
+        bool named = strncmp(msg, "4 t/tokenizer.json", 18) == 0 && strstr(msg, BAD[i][1]);
+        check(named, BAD[i][0], *msg ? msg : "was taken");
+    }
+    check(!*refusal("{" PIECES "}", NULL), "a small WordPiece file", item_error.msg);
+    check(strstr(refusal(NULL, DATA), "has no tokenizer"), "a directory without", item_error.msg);
+}
+
+/* === Time ===================================================================================== */
+
+static void test_time(void)
+{
+    static const char *const UNIT[] = {              /* each repeated up to a megabyte */
+        "a", "th", " ", "'", "[", "[MASK", "<|", "\314\201", "\314\201\314\243", "\344\270\255",
+        "\377", "\355\225\234", "a ", "1", "\r\n"
+    };
+    enum { MEGABYTE = 1 << 20 };
+    const Tokenizer *t[2] = { tok_load(BERT), tok_load(CLIP) };
+    char *text = malloc(MEGABYTE);
+    if (!text) bug("out of memory in a test");
+    for (size_t i = 0; i < sizeof UNIT / sizeof UNIT[0]; i++) {
+        size_t len = strlen(UNIT[i]), n = MEGABYTE / len * len, mark = scratch_mark();
+        for (size_t at = 0; at < n; at += len) memcpy(text + at, UNIT[i], len);
+        for (int k = 0; k < 2; k++) {
+            double start = seconds();
+            Ids ids = tok_encode(t[k], text, n, TOK_SPECIAL);
+            tok_decode(t[k], ids.id, ids.n, false);
+            double s = seconds() - start;            /* quadratic would be hours */
+            check(s < 5, scratch_string("a megabyte of \"%s\"", quoted(UNIT[i])),
+                  scratch_string("takes %.1f s, expected less than 5", s));
+            scratch_reset(mark);
+        }
+    }
+    free(text);
+}
+
 int main(int argc, char **argv)
 {
     if (argc == 4 && strcmp(argv[1], "--lines") == 0)
@@ -385,6 +552,9 @@ int main(int argc, char **argv)
     if (argc == 3 && strcmp(argv[1], "--encode") == 0) return encode_lines(argv[2]);
     if (argc == 3 && strcmp(argv[1], "--bench") == 0) return bench(argv[2]);
     read_fragments();
+    test_tiny();
+    test_refused();
+    test_time();
     test_golden();
     test_sample("bert", assets("tokenizers/bert-base-uncased"));
     test_sample("clip", assets("tokenizers/clip"));
