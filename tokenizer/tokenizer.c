@@ -31,7 +31,7 @@ Str str_keep(Str s)
 char *text_room(Text *t, size_t n)
 {
     size_t need = add_size(t->n, n);
-    if (need > t->cap) {
+    if (need > t->cap || !t->s) {
         size_t cap = add_size(mul_size(need, 2), 64);
         char *more = scratch_bytes(cap);
         if (t->n) memcpy(more, t->s, t->n);
