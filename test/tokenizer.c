@@ -52,13 +52,14 @@ static bool exists(const char *path)
 static char *read_all(FILE *f, size_t *n)
 {
     size_t cap = 1 << 16;
-    char *s = malloc(cap);
+    char *s = keep_bytes(cap);
     *n = 0;
-    for (size_t got; s && (got = fread(s + *n, 1, cap - *n - 1, f)) > 0; ) {
+    for (size_t got; (got = fread(s + *n, 1, cap - *n - 1, f)) > 0; ) {
         *n += got;
-        if (*n + 1 == cap) s = realloc(s, cap *= 2);
+        if (*n + 1 < cap) continue;
+        char *more = keep_bytes(cap *= 2);
+        s = memcpy(more, s, *n);
     }
-    if (!s) bug("out of memory in a test");
     s[*n] = 0;
     return s;
 }
@@ -117,7 +118,7 @@ static void read_fragments(void)
     size_t n;
     char *text = read_file(DATA "fragments.txt", &n);
     if (!text) bug(DATA "fragments.txt is missing");
-    fragments = malloc(n * sizeof *fragments);
+    fragments = keep_bytes(n * sizeof *fragments);
     for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n"))
         fragments[n_fragments++] = line;
 }
@@ -312,7 +313,6 @@ static void test_sample(const char *name, const char *dir)
         snprintf(what, sizeof what, "%s, generated texts from %d on", name, i * GROUP);
         check(want == got, what, "ids or decoded text differ: tokenizer_lines.py shows how");
     }
-    free(text);
 }
 
 /* The answers were recorded with clean_up_tokenization_spaces; transformers 5 does not clean up. */
@@ -527,8 +527,7 @@ static void test_time(void)
     };
     enum { MEGABYTE = 1 << 20 };
     const Tokenizer *t[2] = { tok_load(BERT), tok_load(CLIP) };
-    char *text = malloc(MEGABYTE);
-    if (!text) bug("out of memory in a test");
+    char *text = keep_bytes(MEGABYTE);
     for (size_t i = 0; i < sizeof UNIT / sizeof UNIT[0]; i++) {
         size_t len = strlen(UNIT[i]), n = MEGABYTE / len * len, mark = scratch_mark();
         for (size_t at = 0; at < n; at += len) memcpy(text + at, UNIT[i], len);
@@ -542,7 +541,6 @@ static void test_time(void)
             scratch_reset(mark);
         }
     }
-    free(text);
 }
 
 int main(int argc, char **argv)

@@ -31,14 +31,14 @@ Str str_keep(Str s)
 char *text_room(Text *t, size_t n)
 {
     size_t need = add_size(t->n, n);
-    if (need > t->cap || !t->s) {
+    if (need > t->cap || !t->s) {                /* never NULL: NULL + 0 is undefined */
         size_t cap = add_size(mul_size(need, 2), 64);
         char *more = scratch_bytes(cap);
         if (t->n) memcpy(more, t->s, t->n);
         t->s = more;
         t->cap = cap;
     }
-    return t->n ? t->s + t->n : t->s;            /* NULL + 0 is undefined */
+    return t->s + t->n;
 }
 
 void text_add(Text *t, const char *s, size_t n)
