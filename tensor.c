@@ -2,8 +2,8 @@
  *
  * mm is a process that runs one command and ends, so errors end it: with a message for people and
  * an exit code for scripts. The one exception is a batch, where a bad picture must not lose the
- * other ten thousand: fail() returns to the landing place that the command loop has set. Nothing needs to
- * be freed on the way, since memory is given back by resetting scratch (memory.c).
+ * other ten thousand: fail() returns to the landing place that the command loop has set. Nothing
+ * needs to be freed on the way, since memory is given back by resetting scratch (memory.c).
  *
  * Easy to get wrong:
  *   - Messages quote names that come from files. A terminal obeys the escape sequences in them, so

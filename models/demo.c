@@ -5,8 +5,9 @@
  *
  * The checkpoint has the layout of Salesforce/blip-image-captioning-base with small numbers, so all
  * that mm does for the real one it does here: map the file, check every tensor, tokenise, encode
- * the picture, write a caption word by word. The words mean nothing, since nothing was learned: this is
- * for trying the program where no checkpoint is at hand, and for tests with thousands of pictures.
+ * the picture, write a caption word by word. The words mean nothing, since nothing was learned:
+ * this is for trying the program where no checkpoint is at hand, and for tests with thousands of
+ * pictures.
  *
  * Easy to get wrong: weights drawn with a small deviation make a network that ignores the picture.
  * Here the deviation is 1/sqrt(inputs), so that every layer passes on what it got. */
