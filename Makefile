@@ -60,8 +60,8 @@ debug-test:
 	@$(MAKE) --no-print-directory $(DEBUG) build-debug/mm tests
 	@UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 test/run.sh build-debug
 
-# Fuzzers, with clang: test/fuzz/*.c, each run for SECONDS.
-SECONDS ?= 60
+# Fuzzers, with clang: test/fuzz/*.c, each run for FUZZ_SECONDS.
+FUZZ_SECONDS ?= 60
 FUZZERS  = $(patsubst test/fuzz/%.c,$(BUILD)/fuzz/%,$(wildcard test/fuzz/*.c))
 fuzzers: $(FUZZERS)
 $(BUILD)/fuzz/%: $(BUILD)/test/fuzz/%.o $(OBJ)
@@ -71,7 +71,7 @@ fuzz:
 	@$(MAKE) --no-print-directory CC=clang BUILD=build-fuzz OPT='-O1 -g' fuzzers \
 	    SANITIZE='-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined'
 fuzz-run: fuzz
-	@SECONDS_EACH=$(SECONDS) test/fuzz/run.sh build-fuzz
+	@SECONDS_EACH=$(FUZZ_SECONDS) test/fuzz/run.sh build-fuzz
 
 thread-test:
 	@$(MAKE) --no-print-directory BUILD=build-tsan SANITIZE=-fsanitize=thread build-tsan/test/ground
@@ -98,8 +98,8 @@ demo: deps
 	@echo '    ./mm caption -m FOLDER photo.jpg'
 
 # The committed reference data once more, from PyTorch and transformers in a virtual environment,
-# compared with what is there. A large download; torch comes first, alone. For its smaller CPU build:
-# make reference TORCH_INDEX='--index-url https://download.pytorch.org/whl/cpu'
+# compared with what is there. A large download; torch comes first, alone, and TORCH_INDEX takes
+# options for pip there (the index of PyTorch's smaller CPU builds).
 PYTHON ?= python3
 .venv/ready: test/reference/requirements.txt
 	$(PYTHON) -m venv .venv
