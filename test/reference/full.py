@@ -1,7 +1,7 @@
 """full.py -- checkpoints of the published sizes with random weights, and their answers.
 
     python full.py OUT MODEL [--dtype f32|f16|bf16] [--pictures DIR] [--limit N]
-        [--assets DIR]
+        [--assets DIR] [--weights-only]
 
 MODEL is a key of MODELS below. Writes OUT/MODEL[-DTYPE]/ (up to 2 GB) and its answers beside it,
 laid out as README.md describes; OUT/pictures becomes a link to DIR. Then:
@@ -44,13 +44,16 @@ SENTENCES = ["a cat sat on the mat", "What colour is the sky? 42 are blue, two a
              "the stock market fell", " ".join(["a kitten rests on a rug and"] * 100)]
 
 
+# Each of these writes a checkpoint and returns the function that computes the answers.
+
 def captioner(args, name, vision, sep):
     """Captions of all pictures; the first two also with a text in front."""
     folder = models.blip_folder(args.out, name, BlipForConditionalGeneration, BERT_BASE,
                                 dict(vision, image_size=384, patch_size=16), seed=21, sep=sep,
                                 dtype=args.torch_dtype, d_proj=256, vocab_file=args.bert_vocab)
     cases = [(p, "a picture of") for p in args.pictures[:2]] + [(p, None) for p in args.pictures]
-    return models.blip_generation(args.out, name, folder, BlipForConditionalGeneration, cases)
+    return lambda: models.blip_generation(args.out, name, folder, BlipForConditionalGeneration,
+                                          cases)
 
 
 def vqa(args, name, sep):
@@ -59,7 +62,7 @@ def vqa(args, name, sep):
                                 dtype=args.torch_dtype, d_proj=256, vocab_file=args.bert_vocab)
     cases = [(p, "how many dogs are in the picture?") for p in args.pictures]
     cases += [(args.pictures[0], "What colour is the sky?")]
-    return models.blip_generation(args.out, name, folder, BlipForQuestionAnswering, cases)
+    return lambda: models.blip_generation(args.out, name, folder, BlipForQuestionAnswering, cases)
 
 
 def itm(args, name):
@@ -67,7 +70,8 @@ def itm(args, name):
                                 dict(VIT_BASE, image_size=384, patch_size=16), seed=23,
                                 dtype=args.torch_dtype, d_proj=256, vocab_file=args.bert_vocab)
     texts = ["A woman and her dog sitting in a beach", "an image of a cat", "a motorcycle"]
-    return models.blip_matching(args.out, name, folder, [(p, texts) for p in args.pictures])
+    return lambda: models.blip_matching(args.out, name, folder,
+                                        [(p, texts) for p in args.pictures])
 
 
 def clip(args, name, text, vision, d_proj):
@@ -75,13 +79,13 @@ def clip(args, name, text, vision, d_proj):
                                 position_ids=True, d_proj=d_proj, files=args.clip_files)
     texts = ["a photo of a cat", "a photo of a dog.", "two astronauts, riding 3 horses!",
              " ".join(["a very long description of a cup of coffee"] * 15)]
-    return models.clip_answers(args.out, name, folder, args.pictures, texts)
+    return lambda: models.clip_answers(args.out, name, folder, args.pictures, texts)
 
 
 def bert(args, name, size):
     folder = models.bert_folder(args.out, name, size, seed=25, dtype=args.torch_dtype,
                                 legacy=True, vocab_file=args.bert_vocab)
-    return models.bert_answers(args.out, name, folder, SENTENCES, prefix="bert.")
+    return lambda: models.bert_answers(args.out, name, folder, SENTENCES, prefix="bert.")
 
 
 MODELS = {
@@ -105,6 +109,7 @@ def arguments():
     p.add_argument("model", choices=MODELS)
     p.add_argument("--dtype", default="f32", choices=("f32", "f16", "bf16"))
     p.add_argument("--pictures", help="folder; default: ASSETS/images")
+    p.add_argument("--weights-only", action="store_true", help="no answers: for speed.py")
     p.add_argument("--limit", type=int, default=6, help="pictures at most")
     p.add_argument("--assets", default=os.environ.get("MM_ASSETS", "../shared/assets"))
     args = p.parse_args()
@@ -128,9 +133,9 @@ def main():
     args = arguments()
     name = args.model + ("" if args.dtype == "f32" else "-" + args.dtype)
     Trace.only = TRACED
-    answers = MODELS[args.model](args, name)
-    for c in answers.cases:
-        print(name, c)
+    answers = MODELS[args.model](args, name)             # writes the checkpoint
+    for case in [] if args.weights_only else answers().cases:
+        print(name, case)
 
 
 if __name__ == "__main__":
