@@ -73,6 +73,9 @@ INLINE float max16(__m512 v) { return _mm512_reduce_max_ps(v); }
 
 /* === Matrix products ========================================================================== */
 
+/* Holds v in a register: gcc would load it again for each of its uses. */
+#define KEEP(v) __asm__("" : "+v"(v))
+
 /* The sums of the lanes of a, b, c, d. */
 INLINE __m128 sum4(__m512 a, __m512 b, __m512 c, __m512 d)
 {
@@ -85,34 +88,48 @@ INLINE __m128 sum4(__m512 a, __m512 b, __m512 c, __m512 d)
     return _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
 }
 
-/* M rows of A by 4 rows of W, of which the last ones may be the same row again; n are stored. */
+/* M rows of A by 4 rows of W, of which the last ones may be the same row again; n are stored.
+ * The rows that come next are fetched: a row of 768 numbers is too short for the processor to notice
+ * a pattern by itself. */
 #define FEW(name, T)                                                                           \
     INLINE void few_rows_##name(float *C, int ldc, const float *A, int lda, const T *const *w, \
-                                int n, int k, const int M)                                     \
+                                size_t ahead, int n, int k, const int M)                       \
     {                                                                                          \
         __m512 s[4][4], v[4];                                                                  \
+        UNROLL                                                                                 \
         for (int i = 0; i < M; i++)                                                            \
+            UNROLL                                                                             \
             for (int j = 0; j < 4; j++)                                                        \
                 s[i][j] = _mm512_setzero_ps();                                                 \
         int p = 0;                                                                             \
         for (; p + 16 <= k; p += 16) {                                                         \
-            for (int j = 0; j < 4; j++)                                                        \
+            UNROLL                                                                             \
+            for (int j = 0; j < 4; j++) {                                                      \
+                _mm_prefetch((const char *)(w[j] + p + ahead), _MM_HINT_T0);                   \
                 v[j] = load_##name(w[j] + p);                                                  \
+                KEEP(v[j]);                                                                    \
+            }                                                                                  \
+            UNROLL                                                                             \
             for (int i = 0; i < M; i++) {                                                      \
                 __m512 a = _mm512_loadu_ps(A + (size_t)i * lda + p);                           \
+                UNROLL                                                                         \
                 for (int j = 0; j < 4; j++)                                                    \
                     s[i][j] = _mm512_fmadd_ps(a, v[j], s[i][j]);                               \
             }                                                                                  \
         }                                                                                      \
         if (p < k) {                                                                           \
+            UNROLL                                                                             \
             for (int j = 0; j < 4; j++)                                                        \
                 v[j] = part_##name(w[j] + p, k - p);                                           \
+            UNROLL                                                                             \
             for (int i = 0; i < M; i++) {                                                      \
                 __m512 a = part_f32(A + (size_t)i * lda + p, k - p);                           \
+                UNROLL                                                                         \
                 for (int j = 0; j < 4; j++)                                                    \
                     s[i][j] = _mm512_fmadd_ps(a, v[j], s[i][j]);                               \
             }                                                                                  \
         }                                                                                      \
+        UNROLL                                                                                 \
         for (int i = 0; i < M; i++)                                                            \
             _mm_mask_storeu_ps(C + (size_t)i * ldc, (__mmask8)first(n),                        \
                                sum4(s[i][0], s[i][1], s[i][2], s[i][3]));                      \
@@ -128,11 +145,12 @@ INLINE __m128 sum4(__m512 a, __m512 b, __m512 c, __m512 d)
             for (int i = 0; i < m; i += 4) {                                                   \
                 float *c = C + (size_t)i * ldc + j;                                            \
                 const float *a = A + (size_t)i * lda;                                          \
+                size_t ahead = i == 0 ? 4 * (size_t)ldw : 0;                                   \
                 switch (m - i) {                                                               \
-                case 1:  few_rows_##name(c, ldc, a, lda, w, n - j, k, 1); break;               \
-                case 2:  few_rows_##name(c, ldc, a, lda, w, n - j, k, 2); break;               \
-                case 3:  few_rows_##name(c, ldc, a, lda, w, n - j, k, 3); break;               \
-                default: few_rows_##name(c, ldc, a, lda, w, n - j, k, 4); break;               \
+                case 1:  few_rows_##name(c, ldc, a, lda, w, ahead, n - j, k, 1); break;        \
+                case 2:  few_rows_##name(c, ldc, a, lda, w, ahead, n - j, k, 2); break;        \
+                case 3:  few_rows_##name(c, ldc, a, lda, w, ahead, n - j, k, 3); break;        \
+                default: few_rows_##name(c, ldc, a, lda, w, ahead, n - j, k, 4); break;        \
                 }                                                                              \
             }                                                                                  \
         }                                                                                      \
@@ -292,16 +310,20 @@ INLINE void mix_part(float *y, const float *p, const float *V, int ldv, int n, i
                      const int N)
 {
     __m512 s[2][4], v;
+    UNROLL
     for (int c = 0; c < N; c++)
         s[0][c] = s[1][c] = _mm512_setzero_ps();
     int j = 0;
     for (; j + 2 <= n; j += 2)
+        UNROLL
         for (int h = 0; h < 2; h++)
+            UNROLL
             for (int c = 0; c < N; c++) {
                 const float *at = V + (size_t)(j + h) * ldv + 16 * c;
                 v = c == N - 1 ? part_f32(at, last) : load_f32(at);
                 s[h][c] = _mm512_fmadd_ps(_mm512_set1_ps(p[j + h]), v, s[h][c]);
             }
+    UNROLL
     for (int c = 0; c < N; c++) {
         const float *at = V + (size_t)j * ldv + 16 * c;
         int lanes = c == N - 1 ? last : 16;

@@ -101,28 +101,37 @@ INLINE float32x4_t sum4(float32x4_t a, float32x4_t b, float32x4_t c, float32x4_t
                                 int n, int k, const int M)                                     \
     {                                                                                          \
         float32x4_t s[4][4], v[4];                                                             \
+        UNROLL                                                                                 \
         for (int i = 0; i < M; i++)                                                            \
+            UNROLL                                                                             \
             for (int j = 0; j < 4; j++)                                                        \
                 s[i][j] = vdupq_n_f32(0);                                                      \
         int p = 0;                                                                             \
         for (; p + 4 <= k; p += 4) {                                                           \
+            UNROLL                                                                             \
             for (int j = 0; j < 4; j++)                                                        \
                 v[j] = load_##name(w[j] + p);                                                  \
+            UNROLL                                                                             \
             for (int i = 0; i < M; i++) {                                                      \
                 float32x4_t a = vld1q_f32(A + (size_t)i * lda + p);                            \
+                UNROLL                                                                         \
                 for (int j = 0; j < 4; j++)                                                    \
                     s[i][j] = vfmaq_f32(s[i][j], a, v[j]);                                     \
             }                                                                                  \
         }                                                                                      \
         if (p < k) {                                                                           \
+            UNROLL                                                                             \
             for (int j = 0; j < 4; j++)                                                        \
                 v[j] = part_##name(w[j] + p, k - p);                                           \
+            UNROLL                                                                             \
             for (int i = 0; i < M; i++) {                                                      \
                 float32x4_t a = part_f32(A + (size_t)i * lda + p, k - p);                      \
+                UNROLL                                                                         \
                 for (int j = 0; j < 4; j++)                                                    \
                     s[i][j] = vfmaq_f32(s[i][j], a, v[j]);                                     \
             }                                                                                  \
         }                                                                                      \
+        UNROLL                                                                                 \
         for (int i = 0; i < M; i++)                                                            \
             store(C + (size_t)i * ldc, n, sum4(s[i][0], s[i][1], s[i][2], s[i][3]));           \
     }                                                                                          \
@@ -286,16 +295,20 @@ INLINE void mix_part(float *y, const float *p, const float *V, int ldv, int n, i
                      const int N)
 {
     float32x4_t s[2][4], v;
+    UNROLL
     for (int c = 0; c < N; c++)
         s[0][c] = s[1][c] = vdupq_n_f32(0);
     int j = 0;
     for (; j + 2 <= n; j += 2)
+        UNROLL
         for (int h = 0; h < 2; h++)
+            UNROLL
             for (int c = 0; c < N; c++) {
                 const float *at = V + (size_t)(j + h) * ldv + 4 * c;
                 v = c == N - 1 ? part_f32(at, last) : load_f32(at);
                 s[h][c] = vfmaq_f32(s[h][c], vld1q_dup_f32(p + j + h), v);
             }
+    UNROLL
     for (int c = 0; c < N; c++) {
         const float *at = V + (size_t)j * ldv + 4 * c;
         int lanes = c == N - 1 ? last : 4;
