@@ -36,6 +36,8 @@ enum { TILE_M = 6, TILE_N = 16, VECTORS = TILE_N / 8 };
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")         /* arrays of registers need constant indices */
 
+static int min(int a, int b) { return a < b ? a : b; }
+
 /* The mask of the first n lanes; all of them from 8 up. */
 INLINE __m256i first(int n)
 {
@@ -54,7 +56,10 @@ INLINE __m256 load_bf16(const uint16_t *p)
     __m256i v = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
     return _mm256_castsi256_ps(_mm256_slli_epi32(v, 16));
 }
-INLINE __m256 part_f32(const float *p, int n)     { return _mm256_maskload_ps(p, first(n)); }
+INLINE __m256 part_f32(const float *p, int n)
+{
+    return n >= 8 ? _mm256_loadu_ps(p) : _mm256_maskload_ps(p, first(n));
+}
 INLINE __m256 part_f16(const uint16_t *p, int n)
 {
     uint16_t copy[8] = { 0 };
@@ -109,12 +114,12 @@ INLINE __m128 sum4(__m256 a, __m256 b, __m256 c, __m256 d)
     return _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
 }
 
-/* M rows of A by 4 rows of W, of which the last ones may be the same row again; n are stored.
- * The rows that come next are fetched: a row of 768 numbers is too short for the processor to notice
- * a pattern by itself. */
+/* M rows of A by 4 rows of W, a quarter of all rows apart: so that the memory delivers four long
+ * streams, not many short ones (twice as fast where a row has 768 numbers). The last may be beyond
+ * the n rows that are left: then it is a row again that was there already, and not stored. */
 #define FEW(name, T)                                                                           \
     INLINE void few_rows_##name(float *C, int ldc, const float *A, int lda, const T *const *w, \
-                                size_t ahead, int n, int k, const int M)                       \
+                                int quarter, int n, int k, const int M)                        \
     {                                                                                          \
         __m256 s[2][4], v[4];                                                                  \
         UNROLL                                                                                 \
@@ -126,7 +131,6 @@ INLINE __m128 sum4(__m256 a, __m256 b, __m256 c, __m256 d)
         for (; p + 8 <= k; p += 8) {                                                           \
             UNROLL                                                                             \
             for (int j = 0; j < 4; j++) {                                                      \
-                _mm_prefetch((const char *)(w[j] + p + ahead), _MM_HINT_T0);                   \
                 v[j] = load_##name(w[j] + p);                                                  \
                 KEEP(v[j]);                                                                    \
             }                                                                                  \
@@ -151,26 +155,28 @@ INLINE __m128 sum4(__m256 a, __m256 b, __m256 c, __m256 d)
             }                                                                                  \
         }                                                                                      \
         UNROLL                                                                                 \
-        for (int i = 0; i < M; i++)                                                            \
-            _mm_maskstore_ps(C + (size_t)i * ldc,                                              \
-                             _mm256_castsi256_si128(first(n < 4 ? n : 4)),                     \
-                             sum4(s[i][0], s[i][1], s[i][2], s[i][3]));                        \
+        for (int i = 0; i < M; i++) {                                                          \
+            float sum[4];                                                                      \
+            _mm_storeu_ps(sum, sum4(s[i][0], s[i][1], s[i][2], s[i][3]));                      \
+            for (int j = 0; j < 4 && j * quarter < n; j++)                                     \
+                C[(size_t)i * ldc + j * quarter] = sum[j];                                     \
+        }                                                                                      \
     }                                                                                          \
                                                                                                \
     static void few_##name##_avx2(float *C, int ldc, const float *A, int lda, const void *W,   \
                                   int ldw, int m, int n, int k)                                \
     {                                                                                          \
-        for (int j = 0; j < n; j += 4) {                                                       \
+        int quarter = (n + 3) / 4;                                                             \
+        for (int j = 0; j < quarter; j++) {                                                    \
             const T *w[4];                                                                     \
             for (int t = 0; t < 4; t++)                                                        \
-                w[t] = (const T *)W + (size_t)(j + t < n ? j + t : n - 1) * ldw;               \
+                w[t] = (const T *)W + (size_t)min(j + t * quarter, n - 1) * ldw;               \
             for (int i = 0; i < m; i += 2) {                                                   \
                 float *c = C + (size_t)i * ldc + j;                                            \
                 const float *a = A + (size_t)i * lda;                                          \
-                size_t ahead = i == 0 ? 4 * (size_t)ldw : 0;                                   \
                 switch (m - i) {                                                               \
-                case 1:  few_rows_##name(c, ldc, a, lda, w, ahead, n - j, k, 1); break;        \
-                default: few_rows_##name(c, ldc, a, lda, w, ahead, n - j, k, 2); break;        \
+                case 1:  few_rows_##name(c, ldc, a, lda, w, quarter, n - j, k, 1); break;      \
+                default: few_rows_##name(c, ldc, a, lda, w, quarter, n - j, k, 2); break;      \
                 }                                                                              \
             }                                                                                  \
         }                                                                                      \
@@ -371,12 +377,18 @@ static void mul_avx2(float *y, const float *x, int n)
 
 static float max_avx2(const float *x, int n)
 {
-    __m256 m = _mm256_set1_ps(x[0]);
-    for (int i = 0; i < n; i += 8) {
-        __m256 v = part_f32(x + i, n - i);
-        m = _mm256_max_ps(_mm256_blendv_ps(m, v, _mm256_castsi256_ps(first(n - i))), m);
+    __m256 m[4];
+    for (int v = 0; v < 4; v++)
+        m[v] = _mm256_set1_ps(x[0]);
+    int i = 0;
+    for (; i + 32 <= n; i += 32)
+        for (int v = 0; v < 4; v++)
+            m[v] = _mm256_max_ps(load_f32(x + i + 8 * v), m[v]);
+    for (; i < n; i += 8) {
+        __m256 v = part_f32(x + i, n - i), part = _mm256_castsi256_ps(first(n - i));
+        m[0] = _mm256_max_ps(_mm256_blendv_ps(m[0], v, part), m[0]);
     }
-    return max8(m);
+    return max8(_mm256_max_ps(_mm256_max_ps(m[0], m[1]), _mm256_max_ps(m[2], m[3])));
 }
 
 /* e^x for every float: within 1 ulp, subnormal results (2 ulp of theirs) included.

@@ -22,7 +22,7 @@
 #include "kernels.h"
 
 enum {
-    FEW_ROWS = 8,           /* rows of an item up to which packing costs more than it brings */
+    FEW_ROWS = 16,          /* rows of an item up to which packing costs more than it brings */
     K_BLOCK  = 768,         /* tile_m rows of A in L1: 6 * 768 * 4 = 18 KiB */
     STRIP    = 64,          /* columns of a task: a panel of 64 * 768 * 4 = 192 KiB in L2 */
     FEW_BYTES = 128 << 10   /* of W, in a task of the few-row product */

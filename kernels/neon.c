@@ -36,6 +36,8 @@ enum { TILE_M = 6, TILE_N = 16, VECTORS = TILE_N / 4 };
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")         /* arrays of registers need constant indices */
 
+static int min(int a, int b) { return a < b ? a : b; }
+
 /* The mask of the first n lanes; all of them from 4 up. */
 INLINE uint32x4_t first(int n)
 {
@@ -95,10 +97,12 @@ INLINE float32x4_t sum4(float32x4_t a, float32x4_t b, float32x4_t c, float32x4_t
     return vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d));
 }
 
-/* M rows of A by 4 rows of W, of which the last ones may be the same row again; n are stored. */
+/* M rows of A by 4 rows of W, a quarter of all rows apart: so that the memory delivers four long
+ * streams, not many short ones (twice as fast where a row has 768 numbers). The last may be beyond
+ * the n rows that are left: then it is a row again that was there already, and not stored. */
 #define FEW(name, T)                                                                           \
     INLINE void few_rows_##name(float *C, int ldc, const float *A, int lda, const T *const *w, \
-                                int n, int k, const int M)                                     \
+                                int quarter, int n, int k, const int M)                        \
     {                                                                                          \
         float32x4_t s[4][4], v[4];                                                             \
         UNROLL                                                                                 \
@@ -132,25 +136,30 @@ INLINE float32x4_t sum4(float32x4_t a, float32x4_t b, float32x4_t c, float32x4_t
             }                                                                                  \
         }                                                                                      \
         UNROLL                                                                                 \
-        for (int i = 0; i < M; i++)                                                            \
-            store(C + (size_t)i * ldc, n, sum4(s[i][0], s[i][1], s[i][2], s[i][3]));           \
+        for (int i = 0; i < M; i++) {                                                          \
+            float sum[4];                                                                      \
+            vst1q_f32(sum, sum4(s[i][0], s[i][1], s[i][2], s[i][3]));                          \
+            for (int j = 0; j < 4 && j * quarter < n; j++)                                     \
+                C[(size_t)i * ldc + j * quarter] = sum[j];                                     \
+        }                                                                                      \
     }                                                                                          \
                                                                                                \
     static void few_##name##_neon(float *C, int ldc, const float *A, int lda, const void *W,   \
                                   int ldw, int m, int n, int k)                                \
     {                                                                                          \
-        for (int j = 0; j < n; j += 4) {                                                       \
+        int quarter = (n + 3) / 4;                                                             \
+        for (int j = 0; j < quarter; j++) {                                                    \
             const T *w[4];                                                                     \
             for (int t = 0; t < 4; t++)                                                        \
-                w[t] = (const T *)W + (size_t)(j + t < n ? j + t : n - 1) * ldw;               \
+                w[t] = (const T *)W + (size_t)min(j + t * quarter, n - 1) * ldw;               \
             for (int i = 0; i < m; i += 4) {                                                   \
                 float *c = C + (size_t)i * ldc + j;                                            \
                 const float *a = A + (size_t)i * lda;                                          \
                 switch (m - i) {                                                               \
-                case 1:  few_rows_##name(c, ldc, a, lda, w, n - j, k, 1); break;               \
-                case 2:  few_rows_##name(c, ldc, a, lda, w, n - j, k, 2); break;               \
-                case 3:  few_rows_##name(c, ldc, a, lda, w, n - j, k, 3); break;               \
-                default: few_rows_##name(c, ldc, a, lda, w, n - j, k, 4); break;               \
+                case 1:  few_rows_##name(c, ldc, a, lda, w, quarter, n - j, k, 1); break;      \
+                case 2:  few_rows_##name(c, ldc, a, lda, w, quarter, n - j, k, 2); break;      \
+                case 3:  few_rows_##name(c, ldc, a, lda, w, quarter, n - j, k, 3); break;      \
+                default: few_rows_##name(c, ldc, a, lda, w, quarter, n - j, k, 4); break;      \
                 }                                                                              \
             }                                                                                  \
         }                                                                                      \
@@ -342,12 +351,16 @@ static void mul_neon(float *y, const float *x, int n)
 
 static float max_neon(const float *x, int n)
 {
-    float32x4_t m = vdupq_n_f32(x[0]);
-    for (int i = 0; i < n; i += 4) {
-        float32x4_t v = part_f32(x + i, n - i);
-        m = vmaxq_f32(vbslq_f32(first(n - i), v, m), m);
-    }
-    return vmaxvq_f32(m);
+    float32x4_t m[4];
+    for (int v = 0; v < 4; v++)
+        m[v] = vdupq_n_f32(x[0]);
+    int i = 0;
+    for (; i + 16 <= n; i += 16)
+        for (int v = 0; v < 4; v++)
+            m[v] = vmaxq_f32(load_f32(x + i + 4 * v), m[v]);
+    for (; i < n; i += 4)
+        m[0] = vmaxq_f32(vbslq_f32(first(n - i), part_f32(x + i, n - i), m[0]), m[0]);
+    return vmaxvq_f32(vmaxq_f32(vmaxq_f32(m[0], m[1]), vmaxq_f32(m[2], m[3])));
 }
 
 /* e^x for every float: within 1 ulp, subnormal results (2 ulp of theirs) included.

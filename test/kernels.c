@@ -455,7 +455,7 @@ static void test_cvt(int type)
 static void test_gemm(int type)
 {
     bool few = below(2);
-    int m_item = few ? 1 + below(8) : 9 + below(40), items = 1 + below(3), m = m_item * items;
+    int m_item = few ? 1 + below(16) : 17 + below(40), items = 1 + below(3), m = m_item * items;
     int n = size(200), k = below(8) ? size(300) : 700 + below(1500);
     int lda = k + below(4), ldc = n + below(4);
     Epilogue e = { .act = below(2) ? (Act)below(6) : ACT_NONE, .add = below(2) };
@@ -754,7 +754,7 @@ static uint64_t digest(void)
     uint64_t h = 14695981039346656037u;
     for (int t = 0; t < 24; t++) {
         state = 77 + t;
-        int m = t % 2 ? 1 + below(3) : 9 + below(250), n = 1 + below(400), k = 1 + below(900);
+        int m = t % 2 ? 1 + below(3) : 17 + below(250), n = 1 + below(400), k = 1 + below(900);
         int d = 24;
         float *A = random_floats((size_t)m * k, 1), *C = random_floats((size_t)m * n, 1);
         void *W = random_weights(t % 3, n, k, k);
