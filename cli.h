@@ -83,9 +83,8 @@ typedef struct {
     int64_t        i;                /* place among all inputs, from 0 */
     const char    *raw;              /* the path, the text or the line; zero-terminated */
     size_t         raw_len;
-    const char    *id;               /* bytes, zero-terminated */
+    const char    *id;               /* zero-terminated; not UTF-8: path_b64 stands beside it */
     size_t         id_len;
-    bool           id_is_path;       /* then path_b64 stands beside an id that is not UTF-8 */
     Json           id_json;          /* an id that is no string: written as it came */
     const char    *path;             /* the picture's file, or NULL */
     const uint8_t *bytes;            /* the picture itself, or NULL */

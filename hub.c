@@ -183,6 +183,13 @@ static ModelPath from_cache(const char *cmd, const char *name, const char *id_re
 
 /* === Resolving ================================================================================ */
 
+static const char *id_of_alias(const char *name)
+{
+    for (int i = 0; i < N_ALIASES; i++)
+        if (strcmp(name, ALIASES[i].alias) == 0) return ALIASES[i].id;
+    return NULL;
+}
+
 /* DIR/NAME for the directories of $MM_MODELS. */
 static const char *in_models(const char *name)
 {
@@ -208,16 +215,12 @@ ModelPath model_resolve(const char *name, const char *cmd)
         bool folder = S_ISDIR(st.st_mode);
         const char *dir = folder ? name : dir_of_file(name);
         if (is_model_dir(dir)) return (ModelPath){ .dir = dir, .label = name };
-        if (!folder || name[0] == '.' || name[0] == '/' || !in_models(name)) no_config(dir);
+        if (!folder || (!in_models(name) && !id_of_alias(name))) no_config(dir);
     }
-    const char *dir = in_models(name);
+    const char *dir = in_models(name), *id = id_of_alias(name);
     if (dir) return (ModelPath){ .dir = dir, .label = name };
-    for (int i = 0; i < N_ALIASES; i++) {
-        if (strcmp(name, ALIASES[i].alias)) continue;
-        dir = in_models(ALIASES[i].id);
-        if (dir) return (ModelPath){ .dir = dir, .label = ALIASES[i].id };
-        return from_cache(cmd, name, ALIASES[i].id);
-    }
+    if (id && (dir = in_models(id))) return (ModelPath){ .dir = dir, .label = id };
+    if (id) return from_cache(cmd, name, id);
     if (name[0] == '/' || name[0] == '.' || name[0] == '~' || ends_with(name, "/"))
         die(EXIT_MODEL, "%s: %s: no such directory", cmd, quoted(name));
     return from_cache(cmd, name, name);

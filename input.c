@@ -215,21 +215,17 @@ static bool is_picture_file(const char *path)
     return n > 0 && image_is_picture(head, (size_t)n);
 }
 
-/* Enters the directory in->walk (which gets a '/' at its end); one that cannot be read, or that we
- * are inside of already (a symbolic link upward), is passed over. */
-static void enter_folder(Input *in)
+/* Enters the directory in->walk, which gets a '/' at its end. One that we are inside of already (a
+ * symbolic link upward) is passed over. False: it cannot be read. */
+static bool enter_folder(Input *in)
 {
     struct stat st;
     size_t len = strlen(in->walk);
-    if (in->depth == MAX_DEPTH || len + 2 > sizeof in->walk || stat(in->walk, &st)) return;
+    if (in->depth == MAX_DEPTH || len + 2 > sizeof in->walk || stat(in->walk, &st)) return false;
     for (int k = 0; k < in->depth; k++)
-        if (in->folder[k].dev == st.st_dev && in->folder[k].ino == st.st_ino) return;
+        if (in->folder[k].dev == st.st_dev && in->folder[k].ino == st.st_ino) return true;
     DIR *d = opendir(in->walk);
-    if (!d) {
-        if (!in->o->quiet)
-            fprintf(stderr, "mm: %s: %s: %s\n", in->cmd, quoted(in->walk), strerror(errno));
-        return;
-    }
+    if (!d) return false;
     if (in->walk[len - 1] != '/') in->walk[len++] = '/';
     Folder f = { .path_len = len, .dev = st.st_dev, .ino = st.st_ino };
     int cap = 0;
@@ -255,9 +251,11 @@ static void enter_folder(Input *in)
     in->walk[len] = 0;
     if (f.n) qsort(f.name, (size_t)f.n, sizeof *f.name, by_bytes);
     in->folder[in->depth++] = f;
+    return true;
 }
 
-/* The next picture of the folders we are in, in in->walk; false when we are out of all. */
+/* The next picture of the folders we are in, in in->walk; false when we are out of all. A folder
+ * that cannot be read stands for itself: opening it will tell why. */
 static bool next_in_folders(Input *in)
 {
     while (in->depth) {
@@ -273,7 +271,7 @@ static bool next_in_folders(Input *in)
         free(name);
         if (in->walk[f->path_len + n - 1] == '/') {
             in->walk[f->path_len + n - 1] = 0;
-            enter_folder(in);
+            if (!enter_folder(in)) return true;
         } else if (is_picture_file(in->walk)) return true;
     }
     return false;
@@ -283,10 +281,9 @@ static bool next_in_folders(Input *in)
 
 static bool give(Input *in, Item *item, Source source, const char *raw, size_t n)
 {
-    bool path = source == FROM_PATH || source == FROM_STDIN;
-    *item = (Item){ .source = source, .i = in->i++, .raw = raw, .raw_len = n,
-                    .id = raw, .id_len = n, .id_is_path = path };
-    if (source == FROM_JSONL || source == FROM_PNM) {    /* until the record is read */
+    *item = (Item){ .source = source, .i = in->i++, .raw = raw, .raw_len = n, .id = raw,
+                    .id_len = n };
+    if (source == FROM_JSONL || source == FROM_PNM || n == SIZE_MAX) {   /* no id, so far */
         item->id = scratch_string(source == FROM_PNM ? "-#%lld" : "#%lld", (long long)item->i);
         item->id_len = strlen(item->id);
     }
@@ -350,9 +347,8 @@ bool input_next(Input *in, Item *item)
         if (in->texts) return give(in, item, FROM_TEXT, word, strlen(word));
         if (!o->recursive || !is_folder(word))
             return give(in, item, FROM_PATH, word, strlen(word));
-        if (strlen(word) + 2 > sizeof in->walk) continue;
-        memcpy(in->walk, word, strlen(word) + 1);
-        enter_folder(in);
+        snprintf(in->walk, sizeof in->walk, "%s", word);
+        if (!enter_folder(in)) return give(in, item, FROM_PATH, word, strlen(word));
     }
     if (!in->list) return false;
     size_t n;

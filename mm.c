@@ -279,6 +279,7 @@ static void computing(Run *r)
 /* The item's picture as the model takes it: [H, W, 3], scratch. */
 static Tensor model_input(Run *r, const Model *m, const Item *item, Result *res)
 {
+    computing(r);
     double start = now_ms();
     Tensor x = preprocess(item_picture(item, &r->o), &m->pre);
     res->ms_decode = now_ms() - start;
@@ -338,7 +339,6 @@ static void caption_item(Run *r, const Item *item, Result *res)
                              0, 1000),
     };
     Tensor image = model_input(r, c->m, item, res);
-    computing(r);
     double start = now_ms();
     BlipImage seen = blip_image(blip, image);
     double encoded = now_ms();
@@ -417,14 +417,13 @@ static void embed_item(Run *r, const Item *item, Result *res)
     Tensor v;
     double start = now_ms();
     if (item->text) {
-        Ids ids = tok_encode(m->tok, item->text, item->text_len, TOK_SPECIAL);
         computing(r);
+        Ids ids = tok_encode(m->tok, item->text, item->text_len, TOK_SPECIAL);
         v = m->clip ? clip_text(m->clip, ids.id, ids.n)
                     : sentence_forward(m->sentence, ids.id, ids.n);
         res->ms_text = now_ms() - start;
     } else {
         Tensor image = model_input(r, m, item, res);
-        computing(r);
         start = now_ms();
         v = clip_image(m->clip, image);
         res->ms_encode = now_ms() - start;
@@ -592,7 +591,6 @@ static void classify_item(Run *r, const Item *item, Result *res)
     bool own = label != c->label || form != c->form;
     if (!strstr(form, "{}")) json_error(json_get(item->record, "label_template"), "has no {}");
     Tensor image = model_input(r, c->m, item, res), text = c->text;
-    computing(r);
     double start = now_ms();
     if (c->m->clip && own) {
         text = scratch(n, clip_dim(c->m->clip));

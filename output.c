@@ -543,7 +543,7 @@ static void put_head(Buf *b, const Run *r, const Item *item, bool ok)
     put(b, "{\"v\":1,\"cmd\":\"%s\",\"i\":%lld,\"id\":", r->name, (long long)item->i);
     if (item->id_json.node) put_bytes(b, item->id, item->id_len);
     else put_json(b, item->id, item->id_len);
-    if (item->id_is_path && !is_utf8(item->id, item->id_len)) {
+    if (!is_utf8(item->id, item->id_len)) {
         put(b, ",\"path_b64\":\"");
         put_base64(b, item->id, item->id_len);
         put(b, "\"");
