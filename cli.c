@@ -81,8 +81,8 @@ typedef struct {
 
 void first_feedback(const Run *r, const char *fmt, ...)
 {
-    if (r->o.quiet || !isatty(STDERR_FILENO)) return;
-    if (r->o.progress && strcmp(r->o.progress, "none") == 0) return;
+    if (r->o.quiet || r->cmd->bit == INFO || !isatty(STDERR_FILENO)) return;
+    if (r->o.progress && strcmp(r->o.progress, "auto")) return;
     char line[400];
     va_list args;
     va_start(args, fmt);
