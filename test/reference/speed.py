@@ -11,8 +11,9 @@ f32, greedy, with the same number of threads. Measured in turns, so that a busy 
          a run over several copies of the picture, without the first; in Python the same loop
   whole  from start to exit of the process with one picture, files in the page cache
 
-Printed: medians, minima and ratios. The minimum is what the machine can do; with other work
-on it the medians are unfair to whoever was running then.
+Printed: medians and minima of the seconds on the clock, and of processor seconds (of all threads),
+with ratios. On a machine with other work only processor seconds with --threads 1 mean much: threads
+that wait for one another lose more than the time they are robbed of.
 """
 import argparse
 import json
@@ -46,8 +47,8 @@ def once():
         return tokenizer.decode(out[0], skip_special_tokens=True), out.shape[1] - 1
     return model.get_image_features(**pixels).pooler_output, 0
 for line in range(runs) if runs else iter(sys.stdin.readline, ""):
-    start = time.perf_counter(); n = once()[1]
-    print(time.perf_counter() - start, n, flush=True)
+    start, cpu = time.perf_counter(), time.process_time(); n = once()[1]
+    print(time.perf_counter() - start, time.process_time() - cpu, n, flush=True)
 """ % N_TOKENS
 
 
@@ -64,8 +65,8 @@ class PythonSide:
     def once(self):
         self.process.stdin.write("go\n")
         self.process.stdin.flush()
-        seconds, self.tokens = self.process.stdout.readline().split()
-        return float(seconds)
+        seconds, cpu, self.tokens = self.process.stdout.readline().split()
+        return float(seconds), float(cpu)
 
     def stop(self):
         self.process.stdin.close()
@@ -78,26 +79,32 @@ def mm_line(args, n):
             *options, *[args.picture] * n]
 
 
-def mm_warm(args):
-    """Seconds for a picture: the second and third of a run of three. Tokens of the last, too."""
-    done = subprocess.run(mm_line(args, 3), stdout=subprocess.PIPE, check=True, text=True)
-    records = [json.loads(r) for r in done.stdout.splitlines()]
-    times = [sum(v for k, v in r["ms"].items() if k not in ("load", "total")) / 1000
-             for r in records[1:]]
-    return times, records[-1].get("tokens", {}).get("out")
-
-
 def whole(line):
+    """Seconds on the clock and of the processor from start to exit, and what it printed."""
     start = time.perf_counter()
-    subprocess.run(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
-    return time.perf_counter() - start
+    p = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    out = p.stdout.read()
+    _, status, usage = os.wait4(p.pid, 0)
+    p.returncode = os.waitstatus_to_exitcode(status)
+    if p.returncode:
+        sys.exit(f"{' '.join(line)}: exit status {p.returncode}")
+    return time.perf_counter() - start, usage.ru_utime + usage.ru_stime, out
 
 
-def report(what, mm, python, need):
+def mm_warm(args, one):
+    """A picture in a run of three: the mean of the second and third on the clock; processor seconds
+    of the run, less those of `one`, a run of a single picture. And the number of tokens."""
+    _, cpu, out = whole(mm_line(args, 3))
+    records = [json.loads(r) for r in out.splitlines()]
+    times = [sum(v for k, v in r["ms"].items() if k != "load") / 1000 for r in records[1:]]
+    return statistics.mean(times), (cpu - one) / 2, records[-1].get("tokens", {}).get("out")
+
+
+def report(what, mm, python, need=None):
     for name, f in (("median", statistics.median), ("minimum", min)):
         a, b = f(mm), f(python)
-        print(f"{what:6} {name:8} mm {a * 1000:8.1f} ms   transformers {b * 1000:8.1f} ms   "
-              f"{b / a:5.2f} times{f'  (asked: {need})' if name == 'median' else ''}")
+        print(f"{what:16} {name:8} mm {a * 1000:8.1f} ms   transformers {b * 1000:8.1f} ms   "
+              f"{b / a:5.2f} times{f'  (asked: {need})' if need and name == 'median' else ''}")
 
 
 def main():
@@ -112,22 +119,26 @@ def main():
     args = p.parse_args()
     warm, python_warm, cold, python_cold, tokens = [], [], [], [], None
     python = PythonSide(args)
-    for _ in range(args.runs):
-        times, tokens = mm_warm(args)
-        warm += times
-        python_warm += [python.once() for _ in times]
-    python.stop()
+    python_line = [sys.executable, "-W", "ignore", "-c", PYTHON_SIDE, args.folder, args.picture,
+                   str(args.threads), args.what, "1"]
     for _ in range(args.runs):
         cold.append(whole(mm_line(args, 1)))
-        python_cold.append(whole([sys.executable, "-W", "ignore", "-c", PYTHON_SIDE, args.folder,
-                                  args.picture, str(args.threads), args.what, "1"]))
+        *times, tokens = mm_warm(args, cold[-1][1])
+        warm.append(times)
+        python_warm.append(python.once())
+    python.stop()                              # its memory is not needed any more
+    for _ in range(args.runs):
+        cold.append(whole(mm_line(args, 1)))
+        python_cold.append(whole(python_line))
     if tokens is not None:
         print(f"tokens: {python.tokens} transformers, {tokens} mm" +
               ("" if int(python.tokens) == tokens else ": NOT the same work"))
     print(f"{args.what}, {args.threads} threads, {args.runs} rounds, "
           f"{os.path.basename(args.picture)}, load average {os.getloadavg()[1]:.1f}")
-    report("warm", warm, python_warm, 1.3)
-    report("whole", cold, python_cold, 3.5)
+    for i, kind in enumerate(("", " processor")):
+        report("warm" + kind, [t[i] for t in warm], [t[i] for t in python_warm], None if i else 1.3)
+        report("whole" + kind, [t[i] for t in cold], [t[i] for t in python_cold],
+               None if i else 3.5)
 
 
 if __name__ == "__main__":
