@@ -16,6 +16,7 @@ vectors or scores. With --trace FILE, only compares that file with the intermedi
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -31,13 +32,13 @@ def nmse(got, want):
     return ((got - want) ** 2).sum() / max((want ** 2).sum(), 1e-30)
 
 
-def compare_trace(path, answers, verbose):
-    """Number of tensors that are wrong."""
+def compare_trace(path, answers, verbose, traced=None):
+    """Number of tensors that are wrong. traced: what names the reference recorded; None: all."""
     trace = load_file(path)
     wrong, worst, unknown = [], (0.0, "none"), []
     for name, got in trace.items():
         if name not in answers:
-            unknown.append(name)
+            unknown += [name] if not traced or re.fullmatch(traced, name) else []
         elif got.shape != answers[name].shape:
             wrong.append(name)
             print(f"  {name}: shape {list(got.shape)}, expected {list(answers[name].shape)}")
@@ -48,8 +49,8 @@ def compare_trace(path, answers, verbose):
                 print(f"  {name}: NMSE {e:.2e}")
             wrong += [name] if not e <= NMSE else []
     known = [n for n in answers if not n.startswith("cases.") and n != "pixel_values"]
-    print(f"  intermediates: {len(trace) - len(unknown)} compared, {len(wrong)} wrong, worst NMSE "
-          f"{worst[0]:.1e} ({worst[1]}), "
+    print(f"  intermediates: {len(set(trace) & set(answers))} compared, {len(wrong)} wrong, worst "
+          f"NMSE {worst[0]:.1e} ({worst[1]}), "
           f"{len(set(known) - set(trace))} of the reference not traced")
     if unknown:
         print(f"  not in the reference: {len(unknown)}, such as {unknown[:3]}")
@@ -152,7 +153,7 @@ def traced_run(mm, kind, cases, path):
     return mm("embed", first["image"], *trace, *[a for t in texts for a in ("--text", t)])
 
 
-def compare_all(args, cases, answers):
+def compare_all(args, cases, answers, traced):
     mm = Runner(args)
     kind = ("text" if "greedy" in cases[0] else "match" if "match" in cases[0]
             else "clip" if "scores" in cases[0] else "bert")
@@ -160,7 +161,7 @@ def compare_all(args, cases, answers):
     if any(not k.startswith("cases.") and k != "pixel_values" for k in answers):
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "trace.safetensors")
-            wrong += (compare_trace(path, answers, args.verbose)
+            wrong += (compare_trace(path, answers, args.verbose, traced)
                       if traced_run(mm, kind, cases, path) is not None else 1)
     for i, case in enumerate(cases):
         if kind == "text":
@@ -189,10 +190,11 @@ def main():
     base = os.path.join(args.folder, args.name)
     answers = load_file(base + ".answers.safetensors")
     with open(base + ".answers.json", encoding="utf-8") as f:
-        cases = json.load(f)["cases"]
+        facts = json.load(f)
+    cases, traced = facts["cases"], facts.get("traced")
     print(f"{args.name}:")
-    wrong = (compare_trace(args.trace, answers, args.verbose) if args.trace
-             else compare_all(args, cases, answers))
+    wrong = (compare_trace(args.trace, answers, args.verbose, traced) if args.trace
+             else compare_all(args, cases, answers, traced))
     print(f"{args.name}: {'all equal' if not wrong else f'{wrong} wrong'}, {len(cases)} cases")
     return wrong > 0
 

@@ -168,7 +168,9 @@ class Answers:
 
     def write(self):
         save_file(self.tensors, os.path.join(self.out, self.name + ".answers.safetensors"))
-        write_json(self.out, self.name + ".answers.json", {"model": self.name, "cases": self.cases})
+        part = {"traced": Trace.only} if Trace.only else {}     # not all modules, but these
+        write_json(self.out, self.name + ".answers.json",
+                   {"model": self.name, **part, "cases": self.cases})
 
 
 def pixels(processor, out, image):
