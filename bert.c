@@ -44,7 +44,7 @@ struct Bert {
     const char *name, *head_name;           /* where they are in the checkpoint, for trace() */
 };
 
-/* --- Loading ---------------------------------------------------------------------------------- */
+/* === Loading ================================================================================== */
 
 /* ck at "attention" or "crossattention". */
 static Attn bert_attn_load(Ckpt ck, const Bert *b, int d_kv)
@@ -163,7 +163,7 @@ KvCache *bert_caches(const Bert *b, int n_items, int max_len)
     return c;
 }
 
-/* --- Forward ---------------------------------------------------------------------------------- */
+/* === Forward ================================================================================== */
 
 /* The reference hands a tensor through several modules: one tensor, several names. */
 static void trace_as(Tensor x, const char *prefix, const char *name)
@@ -251,7 +251,7 @@ void bert_logits(Tensor out, Tensor x, const Bert *b)
     scratch_reset(mark);
 }
 
-/* --- Sentence encoders ------------------------------------------------------------------------ */
+/* === Sentence encoders ======================================================================== */
 
 typedef enum { POOL_MEAN, POOL_CLS, POOL_MAX } Pool;
 

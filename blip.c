@@ -33,7 +33,7 @@ struct Blip {
     Linear itm_head;                 /* ITM: [2, d] */
 };
 
-/* --- Loading ---------------------------------------------------------------------------------- */
+/* === Loading ================================================================================== */
 
 /* Which class wrote the file is told by what is in it: `architectures` may be missing. */
 static BlipKind kind_of(Ckpt ck, Json config)
@@ -85,7 +85,7 @@ Blip *blip_load(Ckpt ck, Json config)
 BlipKind blip_kind(const Blip *b)    { return b->kind; }
 int blip_image_size(const Blip *b)   { return vit_image_size(b->vision); }
 
-/* --- Pictures --------------------------------------------------------------------------------- */
+/* === Pictures ================================================================================= */
 
 /* Row 0 of x through a projection, to the unit sphere if asked. [1, n_out] */
 static Tensor project(Tensor x, const Linear *l, bool unit)
@@ -105,7 +105,7 @@ BlipImage blip_image(Blip *b, Tensor image)
     return im;
 }
 
-/* --- Generation ------------------------------------------------------------------------------- */
+/* === Generation =============================================================================== */
 
 typedef struct {
     Bert    *bert;
@@ -174,7 +174,7 @@ Generated blip_answer(Blip *b, BlipImage image, const int *ids, int n, GenOption
     return write_text(b, question, cross, &b->bos, 1, o);
 }
 
-/* --- Matching --------------------------------------------------------------------------------- */
+/* === Matching ================================================================================= */
 
 /* Two readings of the text: with the picture, to compare them word by patch; and alone, to compare
  * two finished vectors. */

@@ -45,7 +45,7 @@ struct Clip {
     float  scale;
 };
 
-/* --- Loading ---------------------------------------------------------------------------------- */
+/* === Loading ================================================================================== */
 
 static TextLayer text_layer_load(Ckpt ck, const Text *t, int i)
 {
@@ -125,7 +125,7 @@ float clip_logit_scale(const Clip *c) { return c->scale; }
 int   clip_image_size(const Clip *c)  { return vit_image_size(c->vision); }
 int   clip_dim(const Clip *c)         { return c->d_proj; }
 
-/* --- Forward ---------------------------------------------------------------------------------- */
+/* === Forward ================================================================================== */
 
 Tensor clip_image(Clip *c, Tensor image)
 {

@@ -25,7 +25,7 @@
 #include "kernels/kernels.h"
 #include "tensor.h"
 
-/* --- Loading ---------------------------------------------------------------------------------- */
+/* === Loading ================================================================================== */
 
 /* A vector as F32: in place if it is stored so, else converted once, to stay. */
 static Tensor vector_f32(Tensor t)
@@ -98,7 +98,7 @@ Linear linear_rows(Linear l, int first, int n)
     return l;
 }
 
-/* --- Rows in parallel ------------------------------------------------------------------------- */
+/* === Rows in parallel ========================================================================= */
 
 /* Waking the threads costs about as much as touching this many numbers. */
 enum { WORTH_THREADS = 1 << 15 };
@@ -135,7 +135,7 @@ Tensor scratch_like(Tensor x, int n_col)
 static int n_items_of(Tensor x) { return x.ndim == 3 ? x.dim[0] : 1; }
 static int n_tok_of(Tensor x)   { return x.ndim == 3 ? x.dim[1] : n_rows(x); }
 
-/* --- Trace ------------------------------------------------------------------------------------ */
+/* === Trace ==================================================================================== */
 
 /* Layers trace themselves: the reference calls a layer's output by the name of its weight without
  * ".weight" (or ".gamma"). What has another ending is a bare parameter there, and has no output. */
@@ -170,7 +170,7 @@ Tensor as_vector(Tensor x)
     return x;
 }
 
-/* --- Linear ----------------------------------------------------------------------------------- */
+/* === Linear =================================================================================== */
 
 static double flops;                         /* for -v: a multiply and an add are two */
 
@@ -221,7 +221,7 @@ void linear_add(Tensor out, Tensor x, const Linear *l)
     linear_with(out, x, l, (Epilogue){ .add = true });
 }
 
-/* --- Norms and other work on rows ------------------------------------------------------------- */
+/* === Norms and other work on rows ============================================================= */
 
 typedef struct { float *y; const float *x; const Norm *n; int d; } NormJob;
 
@@ -291,7 +291,7 @@ float dot(const float *a, const float *b, int n)
     return kernel.dot(a, b, n);
 }
 
-/* --- Tables ----------------------------------------------------------------------------------- */
+/* === Tables =================================================================================== */
 
 static const void *table_row(Tensor table, int i)
 {
@@ -331,7 +331,7 @@ void add_rows(Tensor x, Tensor table, int first)
     scratch_reset(mark);
 }
 
-/* --- Keys and values of the past -------------------------------------------------------------- */
+/* === Keys and values of the past ============================================================== */
 
 KvCache kv_cache(int n_items, int max_len, int d)
 {
@@ -392,7 +392,7 @@ static void cache_project(Tensor cache, int len, Tensor x, const Linear *l)
     scratch_reset(mark);
 }
 
-/* --- Attention -------------------------------------------------------------------------------- */
+/* === Attention ================================================================================ */
 
 /* Keys and values as attention finds them: [n_kv, d_kv] of item i begins at i * stride. */
 typedef struct { const float *k, *v; int n_kv; size_t stride; } Keys;
@@ -481,7 +481,7 @@ void attention(Tensor out, Tensor x, const Attn *a, AttnArgs args)
     scratch_reset(mark);
 }
 
-/* --- MLP -------------------------------------------------------------------------------------- */
+/* === MLP ====================================================================================== */
 
 /* down(act(up x)); gated (SwiGLU and its kin, arXiv 2002.05202): down(act(gate x) * up x). */
 void mlp(Tensor out, Tensor x, const Mlp *m)
@@ -500,7 +500,7 @@ void mlp(Tensor out, Tensor x, const Mlp *m)
     scratch_reset(mark);
 }
 
-/* --- Patches ---------------------------------------------------------------------------------- */
+/* === Patches ================================================================================== */
 
 typedef struct { float *out; const float *image; int w, c, k, per_row; } PatchJob;
 

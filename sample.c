@@ -36,7 +36,7 @@ typedef struct {
     int            n_prompt, max_len;
 } Search;
 
-/* --- Probabilities ---------------------------------------------------------------------------- */
+/* === Probabilities ============================================================================ */
 
 /* p = log softmax of logits. The sum is taken in double: 30,000 small terms. */
 static void log_softmax(float *p, const float *logits, int n)
@@ -82,7 +82,7 @@ static TokenInfo token_info(const float *p, int n_vocab, int id, int k)
     return info;
 }
 
-/* --- Beams ------------------------------------------------------------------------------------ */
+/* === Beams ==================================================================================== */
 
 static Beam beam_new(const Search *s)
 {
@@ -123,7 +123,7 @@ static Generated generated(const Beam *b, const Search *s)
     };
 }
 
-/* --- Greedy ----------------------------------------------------------------------------------- */
+/* === Greedy =================================================================================== */
 
 /* The prompt goes in at once, then each token as it is chosen. */
 static Generated greedy(const Search *s, Beam *b)
@@ -145,7 +145,7 @@ static Generated greedy(const Search *s, Beam *b)
     return generated(b, s);
 }
 
-/* --- Beam search ------------------------------------------------------------------------------ */
+/* === Beam search ============================================================================== */
 
 typedef struct {
     Beam *live, *next, *done;        /* n_beams each, best first; next: room for the step */

@@ -40,7 +40,7 @@ struct Vit {
     const char *name, *config;       /* place in the checkpoint, for trace(); config file */
 };
 
-/* --- Loading ---------------------------------------------------------------------------------- */
+/* === Loading ================================================================================== */
 
 /* image_size and patch_size that fit each other; a picture has at most 65,536 patches. */
 static void vit_sizes(Vit *v, Json config, int image_size, int patch_size)
@@ -149,7 +149,7 @@ Vit *vit_load_blip(Ckpt ck, Json config)
 int vit_image_size(const Vit *v) { return v->image_size; }
 int vit_dim(const Vit *v)        { return v->d; }
 
-/* --- Forward ---------------------------------------------------------------------------------- */
+/* === Forward ================================================================================== */
 
 /* Patches with the class token in front, and where they are. */
 static void vit_embed(Tensor x, const Vit *v, Tensor image)

@@ -34,7 +34,7 @@ static bool check(bool ok, const char *what)
     return false;
 }
 
-/* --- Answers ---------------------------------------------------------------------------------- */
+/* === Answers ================================================================================== */
 
 typedef struct {
     uint8_t *bytes;
@@ -115,7 +115,7 @@ static void near(const float *got, Tensor want, const char *what)
     if (!check(e <= MAX_NMSE, what)) printf("    NMSE %g\n", e);
 }
 
-/* --- Intermediates ---------------------------------------------------------------------------- */
+/* === Intermediates ============================================================================ */
 
 static struct {
     Answers    *a;
@@ -190,7 +190,7 @@ static void watch_end(void)
     check(watch.n > 20, "intermediates were traced");
 }
 
-/* --- Inputs ----------------------------------------------------------------------------------- */
+/* === Inputs =================================================================================== */
 
 static Json config_of(const char *dir)
 {
@@ -234,7 +234,7 @@ static void check_pixels(const Answers *a, Tensor got)
     check(e.dim[2] == got.dim[0] && worst < 1e-6, "pixel_values");
 }
 
-/* --- BLIP ------------------------------------------------------------------------------------- */
+/* === BLIP ===================================================================================== */
 
 static Generated blip_run(Blip *b, BlipImage im, const Answers *a, int i, GenOptions o)
 {
@@ -358,7 +358,7 @@ static void blip_test(const char *dir, Answers *a)
     else blip_generates(dir, a);
 }
 
-/* --- CLIP ------------------------------------------------------------------------------------- */
+/* === CLIP ===================================================================================== */
 
 /* Padding with the end token changes nothing; what is too long loses what stands before its end. */
 static void clip_ends(Clip *c, const Answers *a)
@@ -420,7 +420,7 @@ static void clip_test(const char *dir, Answers *a)
     }
 }
 
-/* --- BERT ------------------------------------------------------------------------------------- */
+/* === BERT ===================================================================================== */
 
 static void bert_test(const char *dir, Answers *a)
 {
@@ -475,7 +475,7 @@ static void minilm_test(void)
     check(cosine(s, &a, 0, 1) > cosine(s, &a, 0, 2) + 0.2, "a cat: nearer to a kitten");
 }
 
-/* --- Configurations that cannot be right ------------------------------------------------------ */
+/* === Configurations that cannot be right ====================================================== */
 
 static void load_any(const char *dir, Json config)
 {
@@ -553,7 +553,7 @@ static void bad_configs(void)
         dies(BAD[i].name, BAD[i].after, BAD[i].from, BAD[i].to, BAD[i].code, BAD[i].says);
 }
 
-/* --- All of them ------------------------------------------------------------------------------ */
+/* === All of them ============================================================================== */
 
 static void test_model(const char *name)
 {

@@ -23,7 +23,7 @@ static void check(bool ok, const char *what)
     printf("failed: %s (%s)\n", what, level);
 }
 
-/* --- Random tensors --------------------------------------------------------------------------- */
+/* === Random tensors =========================================================================== */
 
 static uint64_t seed = 1;
 
@@ -66,7 +66,7 @@ static Linear random_linear(int n_out, int n_in, DType type, bool bias)
     return l;
 }
 
-/* --- Naive loops ------------------------------------------------------------------------------ */
+/* === Naive loops ============================================================================== */
 
 static double *naive_linear(const double *x, int m, const Linear *l)
 {
@@ -149,7 +149,7 @@ static bool same(Tensor a, Tensor b)
     return n_elem(a) == n_elem(b) && !memcmp(a.data, b.data, n_elem(a) * sizeof(float));
 }
 
-/* --- Tests ------------------------------------------------------------------------------------ */
+/* === Tests ==================================================================================== */
 
 static void test_linear(int m, int n, int k, DType type)
 {
@@ -445,7 +445,7 @@ static void test_layers(void)
     test_trace();
 }
 
-/* --- The same bits with any number of threads ------------------------------------------------- */
+/* === The same bits with any number of threads ================================================= */
 
 static uint64_t hash(uint64_t h, Tensor t)
 {
