@@ -433,7 +433,6 @@ static const char *only_safetensors(const char *dir)
     return found;
 }
 
-
 Ckpt ckpt_open(const char *dir)
 {
     size_t n, n_index;

@@ -6,8 +6,7 @@
  * Easy to get wrong:
  *   - "BM" and "P5" also begin texts: the next bytes must fit as well.
  *   - EXIF is a TIFF file in a nutshell: offsets that point anywhere, two byte orders. Only the
- *     first directory is read, nothing is followed, and whatever does not fit means "not rotated".
- *     */
+ *     first directory is read, nothing is followed; what does not fit means "not rotated". */
 #include <string.h>
 #include <unistd.h>
 

@@ -39,12 +39,10 @@ _Noreturn void die(int code, const char *fmt, ...)
 {
     va_list args;
     va_start(args, fmt);
-    if (die_landing) {
-        vsnprintf(item_error.msg, sizeof item_error.msg, fmt, args);
-        longjmp(*die_landing, code);
-    }
-    print_message("", fmt, args);
+    if (die_landing) vsnprintf(item_error.msg, sizeof item_error.msg, fmt, args);
+    else             print_message("", fmt, args);
     va_end(args);
+    if (die_landing) longjmp(*die_landing, code);
     exit(code);
 }
 

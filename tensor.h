@@ -59,8 +59,8 @@ _Noreturn void fail(const char *code, const char *hint, const char *fmt, ...) PR
 extern jmp_buf  *landing, *die_landing;
 extern ItemError item_error;
 
-/* s with control characters, bytes that are not UTF-8 and quotes escaped, cut at 200 characters;
- * one of a few static buffers, valid for the next seven calls. */
+/* s with control characters and bytes that are not UTF-8 escaped, cut at 200 characters; one of a
+ * few static buffers, valid for the next seven calls. */
 const char *quoted(const char *s);
 const char *quoted_n(const char *s, size_t n);
 

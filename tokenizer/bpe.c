@@ -3,7 +3,7 @@
  *
  *   word -> symbols [n], a linked list      l o w e r</w>
  *        -> heap of mergeable pairs (rank, position); the best is taken, its two symbols are
- *           joined,           and the pairs with its new neighbours go into the heap: O(n log n)
+ *           joined, and the pairs with its new neighbours go into the heap: O(n log n)
  *        -> ids                             low er</w>
  *
  * Words come again: a table remembers the ids of short ones.

@@ -171,7 +171,6 @@ struct Tokenizer {
     PreStep         pre[MAX_STEPS];
     DecStep         dec[MAX_STEPS];
     int             n_norm, n_pre, n_dec;
-    bool            has_decoder;
     Template        single, pair;
     AddedToken     *added;
     int             n_added, cap_added, next_id;

@@ -18,8 +18,7 @@ static int n_chars(Str s)
     return n;
 }
 
-/* The longest piece that rest begins with; *n is its length. -1: none. hash is a place for rest.n.
- * */
+/* The longest piece that rest begins with; *n is its length. -1: none. hash: room for rest.n. */
 static int longest_piece(const Vocab *v, Str prefix, Str rest, uint32_t *hash, size_t *n)
 {
     size_t max = rest.n;
