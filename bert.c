@@ -264,15 +264,6 @@ struct Sentence {
 
 enum { MAX_JSON = 1 << 20 };
 
-/* The JSON document of that name; {0} if there is none. */
-static Json read_json(const char *dir, const char *name)
-{
-    size_t n;
-    char *text = model_file(dir, name, MAX_JSON, &n);
-    if (!text) return (Json){ 0 };
-    return json_parse(keep_string("%s/%s", dir, name), text, n, 64, EXIT_FILE);
-}
-
 /* One flag is true: "pooling_mode_mean_tokens" and the like; newer files have one word instead. */
 static Pool pool_read(Json config)
 {
@@ -310,7 +301,7 @@ static void modules_read(Sentence *s, const char *dir, Json modules)
         if (!strcmp(kind, "Transformer")) {
             transformer = path;
         } else if (!strcmp(kind, "Pooling")) {
-            Json config = read_json(dir, keep_string("%s/config.json", path));
+            Json config = json_file(dir, keep_string("%s/config.json", path), MAX_JSON);
             if (config.node) s->pool = pool_read(config);
         } else if (!strcmp(kind, "Normalize")) {
             s->normalize = true;
@@ -319,8 +310,8 @@ static void modules_read(Sentence *s, const char *dir, Json modules)
                 quoted(json_doc_name(modules)), quoted(type));
         }
     }
-    Json limits = read_json(dir, *transformer
-        ? keep_string("%s/sentence_bert_config.json", transformer) : "sentence_bert_config.json");
+    Json limits = json_file(dir, keep_string("%s%ssentence_bert_config.json", transformer,
+                                             *transformer ? "/" : ""), MAX_JSON);
     s->max_tokens = json_int(limits, "max_seq_length", s->max_tokens, 1, 1 << 20);
 }
 
@@ -339,7 +330,7 @@ Sentence *sentence_load(const char *dir, Ckpt ck, Json config)
     ckpt_done(ck);
 
     s->max_tokens = s->bert->max_tokens;
-    modules_read(s, dir, read_json(dir, "modules.json"));
+    modules_read(s, dir, json_file(dir, "modules.json", MAX_JSON));
     if (s->max_tokens > s->bert->max_tokens) s->max_tokens = s->bert->max_tokens;
     return s;
 }

@@ -511,6 +511,16 @@ Json json_parse(const char *name, const char *text, size_t n, int max_depth, int
     return (Json){ .node = d->nodes, .doc = d };
 }
 
+Json json_file(const char *dir, const char *name, size_t max)
+{
+    size_t n, mark = scratch_mark();
+    char *text = model_file(dir, name, max, &n);
+    if (!text) return (Json){ 0 };
+    Json j = json_parse(scratch_string("%s/%s", dir, name), text, n, MAX_DEPTH, EXIT_FILE);
+    scratch_reset(mark);
+    return j;
+}
+
 /* === Reading ================================================================================== */
 
 static Json json_of(const JsonDoc *d, uint32_t index)

@@ -108,11 +108,7 @@ static Json open_config(const char *dir)
 {
     static const char *const names[] = { "processor_config.json", "preprocessor_config.json" };
     for (int i = 0; i < 2; i++) {
-        size_t n;
-        char  *text = model_file(dir, names[i], 1 << 20, &n);
-        if (!text)
-            continue;
-        Json j = json_parse(scratch_string("%s/%s", dir, names[i]), text, n, 16, EXIT_FILE);
+        Json j = json_file(dir, names[i], 1 << 20);
         Json processor = i == 0 ? json_get(j, "image_processor") : j;
         if (json_type(processor) == JSON_NULL)
             continue;

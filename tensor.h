@@ -210,6 +210,8 @@ typedef struct {
 /* code: the exit code of a bad document (kept until exit); 0: it fails the item (input.json) and
  * lives in scratch. `name` is copied; `text` must live as long as the document. */
 Json     json_parse(const char *name, const char *text, size_t n, int max_depth, int code);
+/* The document in a file of a model directory; absent if there is no such file. Kept until exit. */
+Json     json_file(const char *dir, const char *name, size_t max);
 bool     json_is(Json j, JsonType t);        /* false for what is absent */
 JsonType json_type(Json j);                  /* JSON_NULL for what is absent */
 Json     json_get(Json object, const char *key);           /* absent if there is none */

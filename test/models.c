@@ -194,9 +194,7 @@ static void watch_end(void)
 
 static Json config_of(const char *dir)
 {
-    size_t n;
-    char *text = model_file(dir, "config.json", 1 << 20, &n);
-    return json_parse(keep_string("%s/config.json", dir), text, n, 64, EXIT_FILE);
+    return json_file(dir, "config.json", 1 << 20);
 }
 
 static const int *ids_of(const Answers *a, int i, int *n)

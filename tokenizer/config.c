@@ -47,13 +47,6 @@ static const char *const CLIP_NAMED[N_NAMED] = {
 
 /* === What the directory says ================================================================== */
 
-static Json read_json(const char *dir, const char *name)
-{
-    size_t n;
-    char *text = model_file(dir, name, MAX_FILE, &n);
-    return text ? json_parse(keep_string("%s/%s", dir, name), text, n, 64, EXIT_FILE) : (Json){0};
-}
-
 /* Without "Fast" at its end. */
 static const char *class_of(Json j)
 {
@@ -73,11 +66,11 @@ static const char *class_of_model(Json config)
 static Dir read_dir(const char *dir)
 {
     Dir d = { .dir = dir };
-    Json model_config = read_json(dir, "config.json");
-    d.config = read_json(dir, "tokenizer_config.json");
+    Json model_config = json_file(dir, "config.json", MAX_FILE);
+    d.config = json_file(dir, "tokenizer_config.json", MAX_FILE);
     if (!json_get(d.config, "added_tokens_decoder").node) {
-        d.special_map = read_json(dir, "special_tokens_map.json");
-        d.added = read_json(dir, "added_tokens.json");
+        d.special_map = json_file(dir, "special_tokens_map.json", MAX_FILE);
+        d.added = json_file(dir, "added_tokens.json", MAX_FILE);
     }
     d.class_name = class_of(d.config);
     if (!d.class_name) d.class_name = class_of(model_config);
@@ -385,7 +378,7 @@ static Tokenizer *load_file(Dir *d)
 {
     size_t n;
     const char *text;
-    d->json = read_json(d->dir, "tokenizer.json");
+    d->json = json_file(d->dir, "tokenizer.json", MAX_FILE);
     if (d->json.node) {
         Tokenizer *t = tok_new(keep_string("%s/tokenizer.json", d->dir));
         parse_model(t, d->json);
@@ -396,7 +389,7 @@ static Tokenizer *load_file(Dir *d)
         need_bert_class(d);
         return load_vocab_txt(d, text, n);
     }
-    Json vocab = read_json(d->dir, "vocab.json");
+    Json vocab = json_file(d->dir, "vocab.json", MAX_FILE);
     if (vocab.node) return load_vocab_json(d, vocab);
     die(EXIT_FILE, "%s: has no tokenizer: none of tokenizer.json, vocab.txt, vocab.json is there\n"
         "copy the checkpoint's tokenizer files beside its weights", quoted(d->dir));
