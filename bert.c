@@ -335,9 +335,6 @@ Sentence *sentence_load(const char *dir, Ckpt ck, Json config)
     return s;
 }
 
-int sentence_max_tokens(const Sentence *s) { return s->max_tokens; }
-int sentence_dim(const Sentence *s)        { return s->bert->d; }
-
 /* x [n_tok, d] -> out [1, d]. There is no padding here, so every token counts. */
 static void pool(Tensor out, Tensor x, Pool how)
 {

@@ -123,9 +123,8 @@ KvCache *bert_caches(const Bert *b, int n_items, int max_len);
 /* A sentence encoder: BERT, pooled and, if its modules.json says so, normalised. */
 typedef struct Sentence Sentence;
 Sentence *sentence_load(const char *dir, Ckpt ck, Json config);
-Tensor    sentence_forward(Sentence *s, const int *ids, int n);     /* [1, d] */
-int       sentence_max_tokens(const Sentence *s);           /* longer ones: cut, the end kept */
-int       sentence_dim(const Sentence *s);
+/* ids [n] -> [1, d], scratch. A text that is too long is cut; its end token stays. */
+Tensor    sentence_forward(Sentence *s, const int *ids, int n);
 
 /* === Image encoders (vit.c) =================================================================== */
 

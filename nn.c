@@ -333,12 +333,6 @@ void add_rows(Tensor x, Tensor table, int first)
 
 /* === Keys and values of the past ============================================================== */
 
-KvCache kv_cache(int n_items, int max_len, int d)
-{
-    int n = (int)mul_size((size_t)n_items, (size_t)max_len);
-    return (KvCache){ .k = items(keep(n, d), n_items), .v = items(keep(n, d), n_items) };
-}
-
 KvCache kv_cache_scratch(int n_items, int max_len, int d)
 {
     return (KvCache){ .k = scratch3(n_items, max_len, d), .v = scratch3(n_items, max_len, d) };

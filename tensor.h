@@ -307,7 +307,6 @@ void softmax_rows(Tensor x);                                 /* each row, in pla
 void l2_normalize(Tensor x);                                 /* each row: x / |x| */
 /* Patch embedding: image [H, W, C] -> [(H/k)*(W/k), c_out], row by row; k = stride, no padding. */
 Tensor patch_embed(Tensor image, const Conv *c);             /* scratch */
-KvCache kv_cache(int n_items, int max_len, int d);           /* keep */
 KvCache kv_cache_scratch(int n_items, int max_len, int d);
 /* items[i] of the cache becomes what item from[i] was: beams that changed places. */
 void    kv_reorder(KvCache *c, const int *from, int n_items);

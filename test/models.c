@@ -440,11 +440,12 @@ static void bert_test(const char *dir, Answers *a)
 
 static double cosine(Sentence *s, const Answers *a, int i, int k)
 {
-    int n_i, n_k, d = sentence_dim(s);
+    int n_i, n_k;
     const int *ids_i = ids_of(a, i, &n_i), *ids_k = ids_of(a, k, &n_k);
-    const float *u = f32(sentence_forward(s, ids_i, n_i));
-    const float *v = f32(sentence_forward(s, ids_k, n_k));
-    return dot(u, v, d) / sqrt((double)dot(u, u, d) * dot(v, v, d));
+    Tensor u = sentence_forward(s, ids_i, n_i), v = sentence_forward(s, ids_k, n_k);
+    l2_normalize(u);
+    l2_normalize(v);
+    return dot(f32(u), f32(v), n_cols(u));
 }
 
 /* A real model: MiniLM, where there are assets. */
