@@ -61,6 +61,11 @@ size_t image_pnm_length(const char *name, const uint8_t *bytes, size_t n, ImageO
 
 /* === Pixels =================================================================================== */
 
+Image image_new(int w, int h)
+{
+    return (Image){ w, h, scratch_bytes(mul_size(mul_size((size_t)w, (size_t)h), 3)) };
+}
+
 static void decode_with_stb(Image out, const Parsed *p, File f, Format format)
 {
     const char *reason = NULL;
@@ -107,11 +112,6 @@ static void upright(Image out, Image in, int orientation)
     parallel_for((out.h + BAND - 1) / BAND, turn_band, &t);
 }
 
-static Image new_image(int w, int h)
-{
-    return (Image){ w, h, scratch_bytes(mul_size(mul_size((size_t)w, (size_t)h), 3)) };
-}
-
 Image image_decode(const char *name, const uint8_t *bytes, size_t n, ImageOptions o)
 {
     File   f = { .name = name, .bytes = bytes, .n = n, .options = o };
@@ -120,9 +120,9 @@ Image image_decode(const char *name, const uint8_t *bytes, size_t n, ImageOption
     int    w = p.info.w, h = p.info.h, turn = o.ignore_exif ? 1 : p.info.orientation;
     image_check_memory(f, add_size(p.memory, mul_size(6 * (size_t)w, (size_t)h)));
 
-    Image  out = turn >= 5 ? new_image(h, w) : new_image(w, h);
+    Image  out = turn >= 5 ? image_new(h, w) : image_new(w, h);
     size_t mark = scratch_mark();
-    Image  stored = turn > 1 ? new_image(w, h) : out;
+    Image  stored = turn > 1 ? image_new(w, h) : out;
     if (format == BMP)
         bmp_pixels(stored, &p, f);
     else if (format == PNM)
@@ -159,7 +159,7 @@ static int crop_start(int n, int m)
 
 Image image_crop(Image in, int w, int h)
 {
-    Image out = new_image(w, h);
+    Image out = image_new(w, h);
     memset(out.rgb, 0, 3 * (size_t)w * h);
     paste(out, in, crop_start(in.w, w), crop_start(in.h, h));
     return out;

@@ -46,6 +46,10 @@ typedef struct {
     uint8_t        palette[256][3];  /* BMP */
 } Parsed;
 
+/* === image.c ================================================================================== */
+
+Image image_new(int w, int h);       /* in scratch, not zeroed */
+
 /* === formats.c ================================================================================ */
 
 Format image_format(const uint8_t *bytes, size_t n);         /* by the first bytes */

@@ -24,7 +24,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "mm.h"
+#include "image.h"
 
 enum { BITS = 22 };                  /* Pillow's PRECISION_BITS: 32 - 8 - 2 */
 
@@ -204,11 +204,6 @@ static void run_pass(TaskFn *task, Pass *p)
     parallel_for((p->rows + p->block - 1) / p->block, task, p);
 }
 
-static Image new_image(int w, int h)
-{
-    return (Image){ w, h, scratch_bytes(mul_size(mul_size((size_t)w, (size_t)h), 3)) };
-}
-
 static void horizontal(Image out, Image in, Filter f)
 {
     Pass p = { .in = in.rgb, .out = out.rgb, .w_in = in.w, .w_out = out.w, .rows = in.h,
@@ -252,7 +247,7 @@ static void nearest(Image out, Image in)
 /* in, resampled to w x h, as PIL's Image.resize((w, h), f). */
 Image image_resize(Image in, int w, int h, Filter f)
 {
-    Image  out = new_image(w, h);
+    Image  out = image_new(w, h);
     size_t mark = scratch_mark();
     if (in.w == w && in.h == h) {
         memcpy(out.rgb, in.rgb, 3 * (size_t)w * h);
@@ -263,11 +258,11 @@ Image image_resize(Image in, int w, int h, Filter f)
     } else if (in.w == w) {
         vertical(out, in, f);
     } else if (vertical_first(in, w, h)) {
-        Image middle = new_image(in.w, h);
+        Image middle = image_new(in.w, h);
         vertical(middle, in, f);
         horizontal(out, middle, f);
     } else {
-        Image middle = new_image(w, in.h);
+        Image middle = image_new(w, in.h);
         horizontal(middle, in, f);
         vertical(out, middle, f);
     }
