@@ -155,6 +155,13 @@ static _Noreturn void not_in_cache(const char *cmd, const char *name, const char
         quoted(id), cache ? quoted(cache) : "(no HOME)", id, at);
 }
 
+static const char *alias_list(void)
+{
+    const char *list = "";
+    for (int i = 0; i < N_ALIASES; i++) list = keep_string("%s %s", list, ALIASES[i].alias);
+    return list;
+}
+
 static ModelPath from_cache(const char *cmd, const char *name, const char *id_rev)
 {
     const char *at = strchr(id_rev, '@');
@@ -164,9 +171,8 @@ static ModelPath from_cache(const char *cmd, const char *name, const char *id_re
         die(EXIT_MODEL, "%s: %s: no such directory, and no Hugging Face id (org/name or "
             "org/name@revision)", cmd, quoted(name));
     if (!strchr(id, '/') && !at)
-        die(EXIT_MODEL, "%s: %s: no such directory, and no alias that mm knows\n"
-            "aliases: blip blip-large blip-vqa blip-itm clip clip-b16 clip-l14 clip-l14-336 minilm "
-            "bge-small e5-small", cmd, quoted(name));
+        die(EXIT_MODEL, "%s: %s: no such directory, and no alias that mm knows\naliases:%s", cmd,
+            quoted(name), alias_list());
     if (!cache) not_in_cache(cmd, name, id, rev, NULL);
     char *repo = keep_string("%s/models--%s", cache, id), commit[41];
     char *slash = strrchr(repo, '/');
