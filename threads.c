@@ -11,10 +11,14 @@
  * moment, and the main thread waits only for workers that have entered: on a machine with more
  * threads than free processors a sleeping worker delays nobody.
  *
+ * SIGINT and the like are the main thread's: a handler that tidies up must not run beside the code
+ * that it tidies up after. What a thread does to itself, as SIGBUS, stays its own.
+ *
  * How many threads: containers limit processor time by quota, which the number of processors does
  * not show; a program that starts 64 threads on a quota of 2 runs tens of times slower. */
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -227,6 +231,13 @@ void threads_start(int n)
     if (n > 0) snprintf(pool.reason, sizeof pool.reason, "%d: as asked for", n);
     else       n = default_threads();
     if (n > MAX_THREADS) n = MAX_THREADS;
+    sigset_t asynchronous, before;
+    sigfillset(&asynchronous);
+    sigdelset(&asynchronous, SIGBUS);
+    sigdelset(&asynchronous, SIGSEGV);
+    sigdelset(&asynchronous, SIGFPE);
+    sigdelset(&asynchronous, SIGILL);
+    pthread_sigmask(SIG_SETMASK, &asynchronous, &before);        /* what new threads inherit */
     pool.n = 1;
     while (pool.n < n) {
         pthread_t thread;
@@ -234,4 +245,5 @@ void threads_start(int n)
         pthread_detach(thread);
         pool.n++;
     }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
