@@ -33,18 +33,16 @@ static void read_all(Ckpt ck, const uint8_t *bytes, size_t n)
 static void read_input(const uint8_t *bytes, size_t n)
 {
     if (n < 3) return;
-    uint8_t *file = malloc(n + 8 + 0x10000);         /* of the exact size below, to be seen overrun */
     size_t n_file = n - 1, n_header = n - 3, n_data = bytes[1] | (size_t)bytes[2] << 8;
-    if (bytes[0] % 2) {
-        n_file = 8 + n_header + n_data;
+    bool built = bytes[0] % 2;
+    if (built) n_file = 8 + n_header + n_data;
+    uint8_t *file = scratch_bytes(n_file);       /* of just this size: a step too far is seen */
+    if (built) {
         for (int i = 0; i < 8; i++) file[i] = (uint8_t)((uint64_t)n_header >> (8 * i));
         memcpy(file + 8, bytes + 3, n_header);
         memset(file + 8 + n_header, bytes[0], n_data);
     } else {
         memcpy(file, bytes + 1, n_file);
     }
-    uint8_t *copy = scratch_bytes(n_file);       /* freed when scratch is reset, even after die() */
-    memcpy(copy, file, n_file);
-    free(file);
-    read_all(ckpt_parse("fuzz.safetensors", copy, n_file), copy, n_file);
+    read_all(ckpt_parse("fuzz.safetensors", file, n_file), file, n_file);
 }
