@@ -39,6 +39,16 @@ $(BUILD)/kernels/avx512.o: ISA = -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfm
 # Damaged pictures make stb_image's sums wrap and its bit reader shift too far: defined, or harmless.
 $(BUILD)/stb_image.o: ISA = -fwrapv $(if $(SANITIZE),-fno-sanitize=shift)
 
+# The small models in the program (builtin.c): BUILTIN=no leaves them out, as does a checkout that
+# does not have them. What was built in last is noted, so that a change of it is seen.
+TINY    = models/tiny-caption models/tiny-clip
+BUILTIN ?= $(if $(filter-out $(words $(TINY)),\
+             $(words $(wildcard $(TINY:%=%/model.safetensors)))),no,yes)
+$(shell mkdir -p $(BUILD); echo $(BUILTIN) | cmp -s - $(BUILD)/builtin.is || \
+        echo $(BUILTIN) >$(BUILD)/builtin.is)
+$(BUILD)/builtin.o: $(BUILD)/builtin.is $(wildcard $(TINY:%=%/*))
+$(BUILD)/builtin.o: ISA = -DBUILTIN=$(if $(filter no,$(BUILTIN)),0,1)
+
 # The tests: each file of test/*.c is a program.
 TESTS = $(patsubst test/%.c,$(BUILD)/test/%,$(wildcard test/*.c))
 tests: $(TESTS)
@@ -85,12 +95,16 @@ neon-test:
 	    build-neon/test/kernels
 	@qemu-aarch64 build-neon/test/kernels --cases 300
 
-# A small checkpoint with random weights and a picture: what mm does, where no model is at hand.
+# What mm says of a few scenes, with the small models in it. Where they are not, a small checkpoint
+# with random weights shows that all of it runs (and is what test/many.sh works with).
 $(BUILD)/demo: models/demo.c
 	@mkdir -p $(BUILD)
 	$(CC) $(OPT) $(CSTD) $(WARN) -isystem $(STB) -o $@ $< -lm
 demo: deps
 	@$(MAKE) --no-print-directory all $(BUILD)/demo
+	@if ./mm ls --json | grep -q builtin:caption; then models/demo.sh; \
+	else $(MAKE) --no-print-directory demo-random; fi
+demo-random: $(BUILD)/demo
 	@$(BUILD)/demo $(BUILD)/demo-files
 	@echo '$$ mm caption -m $(BUILD)/demo-files/blip $(BUILD)/demo-files/scene.png'
 	@./mm caption -m $(BUILD)/demo-files/blip $(BUILD)/demo-files/scene.png
@@ -118,5 +132,5 @@ strip: mm
 clean:
 	rm -rf build build-debug build-tsan build-ci build-fuzz build-neon mm
 
-.PHONY: reference all tests deps test fuzzers fuzz fuzz-run debug debug-test thread-test neon-test demo strip clean
+.PHONY: reference all tests deps test fuzzers fuzz fuzz-run debug debug-test thread-test neon-test demo demo-random strip clean
 .PRECIOUS: $(BUILD)/%.o $(BUILD)/test/%

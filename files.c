@@ -1,6 +1,7 @@
 /* files.c -- the files of a model directory, opened with care: read whole, or mapped.
  *
  *   dir/name -> realpath -> still inside? -> open, do not wait -> a regular file? -> read or mmap
+ *   builtin:NAME/name -> bytes of this program (builtin.c)
  *
  * A downloaded directory is untrusted: a shard may be a symbolic link to /etc/passwd, a FIFO that
  * hangs whoever opens it, a device. So a path counts by where it ends. It must end inside the
@@ -139,25 +140,35 @@ static int open_inside(const char *dir, const char *name, const char *shown, siz
 
 /* === Reading ================================================================================== */
 
+/* Up to n bytes, until the file ends; returns how many, and closes it. */
+static size_t read_all(int fd, char *text, size_t n, const char *shown)
+{
+    size_t at = 0;
+    while (at < n) {
+        ssize_t got = read(fd, text + at, n - at);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) die(EXIT_FILE, "%s: cannot be read: %s", quoted(shown), strerror(errno));
+        if (got == 0) break;
+        at += (size_t)got;
+    }
+    close(fd);
+    return at;
+}
+
 char *model_file(const char *dir, const char *name, size_t max, size_t *n)
 {
     size_t size;
     *n = 0;
     const char *shown = join(dir, name), *remedy;
-    int fd = open_inside(dir, name, shown, &size);
-    if (fd < 0) return NULL;
+    const uint8_t *inside = builtin_file(dir, name, &size);
+    int fd = is_builtin(dir) ? -1 : open_inside(dir, name, shown, &size);
+    if (!inside && fd < 0) return NULL;
     if (size > max)
         die(EXIT_FILE, "%s: has %zu bytes, expected at most %zu", quoted(shown), size, max);
     char *text = keep_bytes(size + 1);
-    while (*n < size) {
-        ssize_t got = read(fd, text + *n, size - *n);
-        if (got < 0 && errno == EINTR) continue;
-        if (got < 0) die(EXIT_FILE, "%s: cannot be read: %s", quoted(shown), strerror(errno));
-        if (got == 0) break;
-        *n += (size_t)got;
-    }
+    if (inside) memcpy(text, inside, size);
+    *n = inside ? size : read_all(fd, text, size, shown);
     text[*n] = 0;
-    close(fd);
     const char *kind = file_kind((uint8_t *)text, *n, &remedy);
     if (kind && *n) die(EXIT_FILE, "%s: is %s, expected the text of %s\n%s", quoted(shown), kind,
                         quoted(name), remedy);
@@ -205,6 +216,7 @@ static void watch(const uint8_t *bytes, size_t n, const char *shown)
 const uint8_t *model_map(const char *dir, const char *name, size_t *n)
 {
     const char *shown = join(dir, name);
+    if (is_builtin(dir)) return builtin_file(dir, name, n);  /* mapped with the program */
     int fd = open_inside(dir, name, shown, n);
     if (fd < 0) return NULL;
     if (*n == 0) return close(fd), (const uint8_t *)"";

@@ -132,6 +132,19 @@ const uint8_t *model_map(const char *dir, const char *name, size_t *n);
  * NULL if its first bytes do not tell; there is a remedy even then. */
 const char    *file_kind(const uint8_t *bytes, size_t n, const char **remedy);
 
+/* === Models in the program (builtin.c) =========================================================
+ *
+ * "builtin:NAME" is a directory whose files are part of the executable. model_file and model_map
+ * know that, so it is one for everybody else as well. */
+
+typedef struct { const char *dir, *data, *licence, *card; } BuiltinModel;
+
+bool is_builtin(const char *dir);            /* by its name; there may be no such model */
+const BuiltinModel *builtin_models(void);    /* ends with one whose dir is NULL */
+const BuiltinModel *builtin_model(const char *dir);          /* NULL: there is none */
+/* The bytes of dir/name, in place, at a multiple of 64. NULL (and *n = 0) if there is none. */
+const uint8_t *builtin_file(const char *dir, const char *name, size_t *n);
+
 /* === Checkpoints (ckpt.c) =======================================================================
  *
  * The safetensors of a model directory, mapped and used in place: model.safetensors (or another

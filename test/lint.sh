@@ -22,7 +22,7 @@ includes() {
 
 sources=$(git ls-files --cached --others --exclude-standard '*.c' '*.h')
 written=$(echo "$sources" | grep -v unicode_data)          # by hand
-ground=$(there tensor.c memory.c threads.c trace.c files.c json.c ckpt.c)
+ground=$(there tensor.c memory.c threads.c trace.c files.c builtin.c json.c ckpt.c)
 
 includes 'none' $(there types.h tokenizer/tokenizer.h threads.h) >"$tmp"
 check "types.h, tokenizer.h and threads.h include standard headers only"
