@@ -193,6 +193,11 @@ static Outcome one_item(Run *r, ItemFn *fn, Item *item, Progress *p)
         fn(r, item, &res);
         if (p->live && isatty(STDOUT_FILENO)) wipe(p);
         output_write(r->out, item, &res);
+        if (res.note && p->live) {
+            wipe(p);
+            fprintf(stderr, "mm: %s: %s: %s\n", r->name, quoted_n(item->id, item->id_len),
+                    res.note);
+        }
         p->ms_decode += res.ms_decode;
         p->ms_encode += res.ms_encode;
         p->ms_text += res.ms_text;

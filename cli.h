@@ -27,11 +27,12 @@ typedef struct {
 } Options;
 
 /* Commands as a set of bits, for the option table. */
-enum { CAPTION = 1, EMBED = 2, CLASSIFY = 4, INFO = 8, PREPROCESS = 16, TOKENIZE = 32, HELP = 64 };
+enum { CAPTION = 1, EMBED = 2, CLASSIFY = 4, INFO = 8, PREPROCESS = 16, TOKENIZE = 32, HELP = 64,
+       LS = 128 };
 #define RUNS     (CAPTION | EMBED | CLASSIFY | PREPROCESS | TOKENIZE)   /* item by item */
 #define PICTURES (CAPTION | EMBED | CLASSIFY | PREPROCESS)
 #define EVERY    (RUNS | INFO)
-#define ANY      (EVERY | HELP)
+#define ANY      (EVERY | HELP | LS)
 
 typedef struct Run Run;
 typedef struct Command {
@@ -147,6 +148,7 @@ typedef struct {
     size_t       n_blob;
     double       ms_decode, ms_encode, ms_text;
     int          tokens_out;
+    const char  *note;               /* for people on a terminal, or NULL */
 } Result;
 
 /* === Outputs (output.c) ======================================================================= */
@@ -191,6 +193,8 @@ void   first_feedback(const Run *r, const char *fmt, ...) PRINTF(2, 3);      /* 
 
 typedef struct {
     const char *label, *dir, *name, *arch, *runs, *tokenizer;
+    const char **known;              /* names of what it knows, if it says so */
+    int         n_known;
     Json        config;
     Ckpt        ck;
 } ModelFacts;
@@ -200,6 +204,7 @@ bool info_picture(const char *path, const Options *o);
 void info_cpu(const Options *o, const char *level, const char *available);
 void info_tensors(Ckpt ck, const Options *o);
 void info_model(const ModelFacts *m, const Options *o);
+void info_found(const FoundModel *m, int i, const Options *o);       /* a line of mm ls */
 const char *bytes_string(double n);          /* "990 MB"; static buffers */
 
 #endif

@@ -8,6 +8,7 @@
 #include "cli.h"
 
 static const char *const EXAMPLES =
+    "  mm caption models/demo/one.png                    a small built-in model\n"
     "  mm caption -m blip photo.jpg                      what the picture shows\n"
     "  mm vqa -m blip-vqa -p \"how many dogs?\" photo.jpg  an answer\n"
     "  mm classify -m clip --labels cat,dog *.jpg        labels with scores\n"
@@ -60,9 +61,10 @@ void help_general(const Command *table, bool all)
         return;
     }
     printf("\nA model is a directory, org/name from the Hugging Face cache, or an alias (blip,\n"
-           "clip, minilm, ...). mm never downloads; `hf download org/name` does. Results go\n"
-           "to stdout, messages to stderr. Exit codes: 0 done, 1 some items failed, 2 usage,\n"
-           "3 no such model, 4 bad model file, 5 bad input, 6 memory, 7 output.\n");
+           "clip, minilm, ...). Without -m: $MM_<CMD>_MODEL, else a small one inside mm. mm\n"
+           "never downloads; `hf download org/name` does. Results go to stdout, messages to\n"
+           "stderr. Exit codes: 0 done, 1 some items failed, 2 usage, 3 no such model, 4 bad\n"
+           "model file, 5 bad input, 6 memory, 7 output.\n");
 }
 
 void help_command(const Command *c, bool all)
@@ -133,7 +135,7 @@ void help_man(const Command *table)
     }
     printf(".SH OPTIONS\n");
     for (const Command *c = table; c->name; c++) {
-        if (c->bit == HELP) continue;
+        if (c->bit & (HELP | LS)) continue;
         printf(".SS Options of %s\n", c->name);
         man_options(c->bit, EVERY & ~c->bit);
     }

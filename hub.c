@@ -1,9 +1,12 @@
 /* hub.c -- where a model is. mm looks, in this order, and never downloads:
  *
+ *   0. builtin:NAME, in the program itself
  *   1. a path: a directory with config.json, or the model.safetensors in one
  *   2. $MM_MODELS (a colon list): DIR/NAME
  *   3. an alias: blip -> Salesforce/blip-image-captioning-base
  *   4. the Hugging Face cache: models--org--name/refs/REV -> snapshots/COMMIT
+ *
+ * mm ls lists 0, 2 and 4.
  *
  * Easy to get wrong:
  *   - The cache has four names in the environment, and the order of huggingface_hub counts.
@@ -11,6 +14,7 @@
  *     so that "../.." is no id.
  *   - A commit may be asked for by its full name: then there is no refs/ file for it. */
 #include <ctype.h>
+#include <dirent.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -211,11 +215,20 @@ static const char *in_models(const char *name)
     return NULL;
 }
 
+static ModelPath in_program(const char *name, const char *cmd)
+{
+    if (builtin_model(name)) return (ModelPath){ .dir = name, .label = name };
+    if (!builtin_models()->dir)
+        die(EXIT_MODEL, "%s: %s: this mm was built without models in it (make BUILTIN=no)", cmd,
+            quoted(name));
+    die(EXIT_MODEL, "%s: %s: no such model is built in\n`mm ls` lists those that are", cmd,
+        quoted(name));
+}
+
 ModelPath model_resolve(const char *name, const char *cmd)
 {
     struct stat st;
-    if (strncmp(name, "builtin:", 8) == 0)
-        die(EXIT_MODEL, "%s: %s: no model is built into this version", cmd, quoted(name));
+    if (is_builtin(name)) return in_program(name, cmd);
     if (!*name) die(EXIT_USAGE, "%s: the name of the model is empty", cmd);
     if (stat(name, &st) == 0) {
         bool folder = S_ISDIR(st.st_mode);
@@ -230,4 +243,112 @@ ModelPath model_resolve(const char *name, const char *cmd)
     if (name[0] == '/' || name[0] == '.' || name[0] == '~' || ends_with(name, "/"))
         die(EXIT_MODEL, "%s: %s: no such directory", cmd, quoted(name));
     return from_cache(cmd, name, name);
+}
+
+/* === All of them ============================================================================== */
+
+typedef struct { FoundModel *model; int n, room; } List;
+
+static double weights_bytes(const char *dir)
+{
+    double sum = 0;
+    struct stat st;
+    char path[MAX_PATH];
+    DIR *d = opendir(dir);
+    for (struct dirent *e; d && (e = readdir(d)); )
+        if (ends_with(e->d_name, ".safetensors")
+            && snprintf(path, sizeof path, "%s/%s", dir, e->d_name) < (int)sizeof path
+            && stat(path, &st) == 0) sum += (double)st.st_size;
+    if (d) closedir(d);
+    return sum;
+}
+
+static void list_add(List *l, const char *name, const char *dir, double bytes)
+{
+    if (l->n == l->room) {
+        l->room = l->room ? 2 * l->room : 64;
+        FoundModel *more = keep_bytes(mul_size((size_t)l->room, sizeof *more));
+        for (int i = 0; i < l->n; i++) more[i] = l->model[i];
+        l->model = more;
+    }
+    l->model[l->n++] = (FoundModel){ .name = name, .dir = dir, .bytes = bytes };
+}
+
+static int by_bytes(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+/* What is in a folder, in the order of the names' bytes; without hidden ones. NULL ends it. */
+static const char **folder_names(const char *path)
+{
+    size_t n = 0, room = 64;
+    const char **name = keep_bytes(room * sizeof *name);
+    DIR *d = opendir(path);
+    for (struct dirent *e; d && (e = readdir(d)); ) {
+        if (e->d_name[0] == '.') continue;
+        if (n + 1 == room) {
+            const char **more = keep_bytes(mul_size(room *= 2, sizeof *more));
+            for (size_t i = 0; i < n; i++) more[i] = name[i];
+            name = more;
+        }
+        name[n++] = keep_string("%s", e->d_name);
+    }
+    if (d) closedir(d);
+    qsort(name, n, sizeof *name, by_bytes);
+    return name;
+}
+
+static void list_models(List *l)
+{
+    for (const char *list = getenv("MM_MODELS"); list && *list; ) {
+        int n = (int)strcspn(list, ":"), before = l->n;
+        const char *folder = keep_string("%.*s", n, list);
+        for (const char **name = folder_names(folder); n && *name; name++) {
+            const char *dir = keep_string("%s/%s", folder, *name);
+            bool hidden = false;                 /* by one of that name in a folder before */
+            for (int i = 0; i < before; i++) hidden |= strcmp(l->model[i].name, *name) == 0;
+            if (!hidden && is_model_dir(dir)) list_add(l, *name, dir, weights_bytes(dir));
+        }
+        list += n + (list[n] == ':');
+    }
+}
+
+/* models--org--name/snapshots/COMMIT -> org/name, or org/name@COMMIT if it is not the newest. */
+static void list_cache(List *l)
+{
+    const char *cache = cache_dir();
+    for (const char **repo = folder_names(cache ? cache : ""); *repo; repo++) {
+        if (strncmp(*repo, "models--", 8)) continue;
+        char *id = keep_string("%s", *repo + 8), *gap = strstr(id, "--"), commit[41] = "";
+        if (gap) {
+            *gap = '/';
+            memmove(gap + 1, gap + 2, strlen(gap + 2) + 1);
+        }
+        if (!is_repo_id(id)) continue;
+        const char *path = keep_string("%s/%s", cache, *repo);
+        const char *snapshots = keep_string("%s/snapshots", path);
+        if (!commit_of(commit, path, "main")) commit[0] = 0;
+        for (const char **name = folder_names(snapshots); *name; name++) {
+            const char *dir = keep_string("%s/%s", snapshots, *name);
+            bool newest = strcmp(*name, commit) == 0;
+            if (!is_commit(*name) || !is_model_dir(dir)) continue;
+            list_add(l, newest && gap ? id : keep_string("%s@%s", id, newest ? "main" : *name), dir,
+                     weights_bytes(dir));
+        }
+    }
+}
+
+const FoundModel *models_found(int *n)
+{
+    List l = {0};
+    for (const BuiltinModel *m = builtin_models(); m->dir; m++) {
+        size_t bytes;
+        builtin_file(m->dir, "model.safetensors", &bytes);
+        list_add(&l, m->dir, NULL, (double)bytes);
+    }
+    list_models(&l);
+    list_cache(&l);
+    *n = l.n;
+    return l.model;
 }

@@ -1,4 +1,5 @@
-/* info.c -- mm info: what a model, a picture or this machine is, without computing anything.
+/* info.c -- mm info: what a model, a picture or this machine is, without computing anything;
+ * mm ls: which models there are.
  *
  * All that is told of a model was checked on the way: it has been opened and every tensor bound, so
  * "176 used, 0 unknown, 0 missing" is a result and no hope.
@@ -207,6 +208,29 @@ static double private_bytes(const Tower *v, const Tower *t)
     return n + 4.0 * (t->context * (8.0 * t->d + t->d_ff) + t->vocab);
 }
 
+/* What a model says it knows; all of it as JSON, some as text. A built-in one has a licence too. */
+static void put_known(Buf *b, const ModelFacts *m, bool json)
+{
+    const BuiltinModel *in = builtin_model(m->dir);
+    int n = json || m->n_known < 8 ? m->n_known : 8;
+    if (json) {
+        put(b, ",\"knows\":[");
+        for (int i = 0; i < n; i++) {
+            put(b, "%s", i ? "," : "");
+            put_json(b, m->known[i], strlen(m->known[i]));
+        }
+        put(b, "]");
+        if (in) put(b, ",\"data\":\"%s\",\"licence\":\"%s\"", in->data, in->licence);
+        return;
+    }
+    put(b, "\n  knows    %d things:", m->n_known);
+    for (int i = 0; i < n; i++) put(b, "%s %s", i ? "," : "", quoted(m->known[i]));
+    put(b, "%s", n < m->n_known ? ", ... (all of them: --json)" : "");
+    if (!in) return;
+    put(b, "\n  data     %s\n  licence  %s\n  limits   no photographs; its measured quality: %s",
+        in->data, in->licence, in->card);
+}
+
 void info_model(const ModelFacts *m, const Options *o)
 {
     bool clip = strcmp(m->runs, "embed, classify, preprocess, tokenize") == 0;
@@ -237,6 +261,7 @@ void info_model(const ModelFacts *m, const Options *o)
             "\"tokenizer\":\"%s\"}", t.layers, t.d, t.heads, t.context, t.vocab, m->tokenizer);
         put(&b, ",\"weights\":{\"files\":%d,\"bytes\":%.0f,\"types\":\"%s\",\"tensors\":%d,"
             "\"used\":%d,\"unknown\":0,\"missing\":0}", w.n_files, mapped, w.types, w.n, w.n_used);
+        if (m->n_known) put_known(&b, m, true);
         put(&b, ",\"memory\":{\"mapped\":%.0f,\"private_estimate\":%.0f,\"free\":%.0f}}", mapped,
             own, available);
         print_buf(&b);
@@ -255,5 +280,26 @@ void info_model(const ModelFacts *m, const Options *o)
     put(&b, "  memory   %s mapped (shared) + about %s private;  this machine: %s free  %s",
         bytes_string(mapped), bytes_string(own), bytes_string(available),
         mapped + own < available ? "OK" : "TIGHT: weights will be read from disk again and again");
+    if (m->n_known) put_known(&b, m, false);
     print_buf(&b);
+}
+
+/* === mm ls ==================================================================================== */
+
+void info_found(const FoundModel *m, int i, const Options *o)
+{
+    size_t mark = scratch_mark();
+    Buf b = {0};
+    if (o->json) {
+        put(&b, "{\"v\":1,\"cmd\":\"ls\",\"i\":%d,\"id\":", i);
+        put_json(&b, m->name, strlen(m->name));
+        put(&b, ",\"ok\":true,\"bytes\":%.0f,\"dir\":", m->bytes);
+        if (m->dir) put_json(&b, m->dir, strlen(m->dir));
+        else put(&b, "null");
+        put(&b, "}");
+    } else
+        put(&b, "%7s  %-40s  %s", bytes_string(m->bytes), quoted(m->name),
+            m->dir ? quoted(m->dir) : "(in the program)");
+    print_buf(&b);
+    scratch_reset(mark);
 }

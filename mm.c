@@ -15,6 +15,7 @@
  *   - What a model can do must be known before its weights are touched: the wrong family is exit
  *     code 3, whatever state the files are in.
  *   - tokenize and preprocess need no weights, and so must not ask for them. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -146,14 +147,51 @@ static const ModelRow *find_row(Model *m)
     return found;
 }
 
+/* A list of names, as they stand in an option or a file. */
+typedef struct { const char **name; int n; bool empty; } Names;
+
+/* The names in text, which end with the byte `end`; blanks around them do not count. An empty one
+ * is left out, and told. */
+static Names cut_names(const char *text, char end)
+{
+    const char ends[] = { end, 0 };
+    size_t room = 1;
+    for (const char *s = text; *s; s++) room += *s == end;
+    Names names = { .name = keep_bytes(mul_size(sizeof(char *), room)) };
+    for (const char *s = text; ; ) {
+        size_t n = strcspn(s, ends), from = strspn(s, " \t\r");
+        const char *next = s[n] ? s + n + 1 : NULL;
+        if (from > n) from = n;
+        size_t to = n;
+        while (to > from && strchr(" \t\r", s[to - 1])) to--;
+        if (to > from) names.name[names.n++] = keep_string("%.*s", (int)(to - from), s + from);
+        else names.empty = true;
+        if (!next) return names;
+        s = next;
+    }
+}
+
+/* What a small model knows: its concepts.txt, a name a line. n 0: it has none. */
+static Names concepts_load(const char *dir)
+{
+    size_t n;
+    const char *text = model_file(dir, "concepts.txt", 1 << 20, &n);
+    if (!text) return (Names){0};
+    Names names = cut_names(text, '\n');
+    if (strlen(text) != n || !names.n)
+        die(EXIT_FILE, "%s/concepts.txt: %s, expected a name a line", quoted(dir),
+            names.n ? "has a NUL byte" : "has no names");
+    return names;
+}
+
 static _Noreturn void wrong_family(const Run *r, const Model *m)
 {
     die(EXIT_MODEL, "%s: %s is a %s model (%s)\nit serves: %s", r->name, quoted(m->dir),
         m->row->name, m->arch, command_list(m->row->commands | INFO));
 }
 
-/* Which model: -m, $MM_<CMD>_MODEL; and what it is. */
-static Model *model_open(Run *r, const char *given)
+/* -m, or $MM_VQA_MODEL, $MM_CAPTION_MODEL, ... NULL: neither is given. */
+static const char *chosen_model(const Run *r, const char *given)
 {
     const char *name = given;
     const char *names[] = { r->name, r->cmd->name };
@@ -164,15 +202,33 @@ static Model *model_open(Run *r, const char *given)
         name = getenv(var);
         if (name && !*name) name = NULL;
     }
-    if (!name) {
-        bool vqa = strcmp(r->name, "vqa") == 0, caption = r->cmd->bit == CAPTION;
-        const char *alias = vqa ? "blip-vqa" : caption ? "blip" : "clip";
-        const char *id = vqa ? "Salesforce/blip-vqa-base" : caption
-                       ? "Salesforce/blip-image-captioning-base" : "openai/clip-vit-base-patch32";
+    return name;
+}
+
+/* Nobody said which: the small model in the program, and a line on what it is for. */
+static const char *small_model(const Run *r)
+{
+    bool vqa = strcmp(r->name, "vqa") == 0, caption = r->cmd->bit == CAPTION;
+    const char *alias = vqa ? "blip-vqa" : caption ? "blip" : "clip";
+    const char *id = vqa ? "Salesforce/blip-vqa-base" : caption
+                   ? "Salesforce/blip-image-captioning-base" : "openai/clip-vit-base-patch32";
+    const char *name = caption ? "builtin:caption" : "builtin:clip";
+    if (vqa || !builtin_model(name))
         die(EXIT_MODEL, "%s: no model given: say -m MODEL\n"
             "to get one: hf download %s\nthen: mm %s -m %s ...    (hf comes with `pip install "
             "huggingface_hub`)", r->name, id, r->name, alias);
-    }
+    if (!r->o.quiet && isatty(STDERR_FILENO))
+        fprintf(stderr, "mm: %s is small: it knows %d things as emoji pictures, no photographs. "
+                "For those: hf download %s; mm %s -m %s ...\n", name, concepts_load(name).n, id,
+                r->name, alias);
+    return name;
+}
+
+/* Which model, and what it is. */
+static Model *model_open(Run *r, const char *given)
+{
+    const char *name = chosen_model(r, given);
+    if (!name) name = small_model(r);
     r->model = model_resolve(name, r->name);
     Model *m = keep_bytes(sizeof *m);
     m->dir = r->model.dir;
@@ -323,20 +379,52 @@ static void put_logprobs(Buf *b, const Generated *g, int k)
     put(b, "]");
 }
 
+/* How sure the small captioner was of its words: their mean probability. Where it is lower than
+ * UNSURE the picture is hardly one of its own; how often that is right: its README.md. */
+#define UNSURE 0.9f
+
+static void put_confidence(Result *res, const Generated *g)
+{
+    int n = g->n - g->n_prompt;
+    float sum = 0;
+    for (int i = 0; i < n; i++) sum += expf(g->info[i].chosen.logprob);
+    put(&res->body, ",\"confidence\":");
+    put_float(&res->body, sum / (float)n);   /* of no words: null */
+    if (sum < UNSURE * (float)n) res->note = "not sure: this model knows only emoji-like pictures";
+}
+
+static bool is_question(const char *prompt)
+{
+    const char *mark = prompt ? strrchr(prompt, '?') : NULL;
+    return mark && mark[1 + strspn(mark + 1, " \t\r\n")] == 0;
+}
+
+static _Noreturn void no_answers(const Run *r)
+{
+    die(EXIT_MODEL, "%s: %s describes pictures, it does not answer questions\n"
+        "it serves: caption (there -p is how the caption begins), preprocess, tokenize, info\n"
+        "to get one that does: hf download Salesforce/blip-vqa-base\nthen: mm vqa -m blip-vqa -p "
+        "QUESTION ...", r->name, quoted(r->model.label));
+}
+
 static void caption_item(Run *r, const Item *item, Result *res)
 {
     Captioner *c = r->ctx;
     Blip *blip = c->m->blip;
-    bool vqa = blip_kind(blip) == BLIP_VQA;
+    bool vqa = blip_kind(blip) == BLIP_VQA, small = is_builtin(c->m->dir);
     Ids q = item->prompt ? prompt_ids(r, c, item->prompt) : c->ids;
     if (vqa && !item->prompt && !c->prompt)
         fail("input.text", "give each record a prompt, or all of them -p QUESTION",
              "%s: no question", quoted_n(item->id, item->id_len));
+    if (small && is_question(item->prompt))
+        fail("input.text", "ask a model that does: mm vqa -m blip-vqa", "%s: %s answers no "
+             "questions", quoted_n(item->id, item->id_len), quoted(r->model.label));
+    int logprobs = json_int(item->record, "logprobs", r->o.logprobs > 0 ? (int)r->o.logprobs : 0, 0,
+                            1000);
     GenOptions o = {
         .max_tokens = json_int(item->record, "max_tokens", (int)r->o.max_tokens, 0, 100000),
         .beams = json_int(item->record, "beams", (int)r->o.beams, 1, 64),
-        .logprobs = json_int(item->record, "logprobs", r->o.logprobs > 0 ? (int)r->o.logprobs : 0,
-                             0, 1000),
+        .logprobs = small && !logprobs ? 1 : logprobs,
     };
     Tensor image = model_input(r, c->m, item, res);
     double start = now_ms();
@@ -352,12 +440,12 @@ static void caption_item(Run *r, const Item *item, Result *res)
     put_bytes(&res->text, text, strlen(text));
     put(&res->body, "\"text\":");
     put_json(&res->body, text, strlen(text));
+    if (small) put_confidence(res, &g);
     put(&res->body, ",\"stop\":\"%s\"", g.stopped ? "eos" : g.full ? "context" : "length");
     put(&res->tail, "\"tokens\":{\"in\":%d,\"out\":%d},\"ids\":[", n_in, n_out);
     put_ids(&res->tail, g.id + g.n_prompt, n_out, ",");
     put(&res->tail, "]");
-    if (o.logprobs)
-        put_logprobs(&res->tail, &g, o.logprobs < c->n_vocab ? o.logprobs : c->n_vocab);
+    if (logprobs) put_logprobs(&res->tail, &g, logprobs < c->n_vocab ? logprobs : c->n_vocab);
 }
 
 static int cmd_caption(Run *r)
@@ -365,15 +453,14 @@ static int cmd_caption(Run *r)
     Model *m = model_open(r, r->o.model);
     Captioner c = { .m = m, .prompt = option_text(r->name, "-p", r->o.prompt) };
     bool records = r->o.in && (!strcmp(r->o.in, "jsonl") || !strcmp(r->o.in, "tsv"));
+    if (is_builtin(m->dir) && is_question(c.prompt)) no_answers(r);
     start_machine(r);
     r->in = input_open(r->name, &r->o, TAKES_PICTURES);
     model_weights(r, m);
     if (blip_kind(m->blip) == BLIP_VQA && !c.prompt && !records)
         usage_error(r->name, "%s answers questions: say -p QUESTION", quoted(r->model.label));
     if (blip_kind(m->blip) == BLIP_CAPTION && strcmp(r->name, "vqa") == 0)
-        die(EXIT_MODEL, "vqa: %s describes pictures, it does not answer questions\n"
-            "it serves: caption (there -p is how the caption begins), preprocess, tokenize, info",
-            quoted(r->model.label));
+        no_answers(r);
     m->tok = tok_load(m->dir);
     model_pictures(m);
     c.ids = prompt_ids(r, &c, c.prompt);
@@ -471,26 +558,14 @@ static const char *label_text(const char *form, const char *label)
 }
 
 /* The labels of the option: A,B or @FILE, one a line. */
-static void read_labels(Run *r, Classifier *c)
+static Names read_labels(const Run *r)
 {
     const char *given = option_text(r->name, "--labels", r->o.labels);
     bool file = r->o.labels[0] == '@';
-    const char *ends = file ? "\n" : ",";
-    size_t room = 1;
-    for (const char *s = given; *s; s++) room += *s == *ends;
-    c->label = keep_bytes(sizeof(char *) * room);
-    for (const char *s = given; ; ) {
-        size_t n = strcspn(s, ends), from = strspn(s, " \t\r");
-        const char *next = s[n] ? s + n + 1 : NULL;
-        if (from > n) from = n;
-        size_t to = n;
-        while (to > from && strchr(" \t\r", s[to - 1])) to--;
-        if (to > from) c->label[c->n++] = keep_string("%.*s", (int)(to - from), s + from);
-        else if (!file) usage_error(r->name, "--labels %s: an empty label", quoted(given));
-        if (!next) break;
-        s = next;
-    }
-    if (!c->n) usage_error(r->name, "--labels: no labels in %s", quoted(r->o.labels + 1));
+    Names labels = cut_names(given, file ? '\n' : ',');
+    if (labels.empty && !file) usage_error(r->name, "--labels %s: an empty label", quoted(given));
+    if (!labels.n) usage_error(r->name, "--labels: no labels in %s", quoted(r->o.labels + 1));
+    return labels;
 }
 
 /* The texts' vectors, [n, d], each of length 1. */
@@ -614,8 +689,10 @@ static int cmd_classify(Run *r)
     if (!c.form) c.form = strcmp(m->row->type, "clip") ? "{}" : "a photo of a {}.";
     if (!strstr(c.form, "{}"))
         usage_error(r->name, "--label-template %s: has no {}", quoted(c.form));
-    if (r->o.labels) read_labels(r, &c);
-    else if (!r->o.in || strcmp(r->o.in, "jsonl"))
+    Names labels = r->o.labels ? read_labels(r) : concepts_load(m->dir);
+    c.label = labels.name;
+    c.n = labels.n;
+    if (!c.n && (!r->o.in || strcmp(r->o.in, "jsonl")))
         usage_error(r->name, "no labels: say --labels cat,dog or --labels @FILE");
     start_machine(r);
     r->in = input_open(r->name, &r->o, TAKES_PICTURES);
@@ -683,7 +760,7 @@ static int cmd_tokenize(Run *r)
     return run_items(r, tokenize_item);
 }
 
-/* === mm info, mm help ========================================================================= */
+/* === mm info, mm ls, mm help ================================================================= */
 
 static int cmd_info(Run *r)
 {
@@ -705,10 +782,24 @@ static int cmd_info(Run *r)
     }
     if (m->row->commands & PREPROCESS) model_pictures(m);
     m->tok = tok_load(m->dir);
-    info_model(&(ModelFacts){ .label = r->model.label, .dir = m->dir, .name = m->row->name,
+    Names known = concepts_load(m->dir);
+    info_model(&(ModelFacts){ .known = known.name, .n_known = known.n,
+                              .label = r->model.label, .dir = m->dir, .name = m->row->name,
                               .arch = m->arch, .runs = command_list(m->row->commands),
                               .tokenizer = tok_kind(m->tok), .config = m->config, .ck = m->ck },
                &r->o);
+    return 0;
+}
+
+static int cmd_ls(Run *r)
+{
+    if (r->o.n_operands) usage_error(r->name, "takes no arguments: it lists all models");
+    int n;
+    const FoundModel *found = models_found(&n);
+    for (int i = 0; i < n; i++) info_found(&found[i], i, &r->o);
+    if (!n)
+        die(EXIT_MODEL, "ls: no models here: none in mm itself, in $MM_MODELS, in the Hugging Face "
+            "cache\nto get one: hf download Salesforce/blip-image-captioning-base");
     return 0;
 }
 
@@ -731,11 +822,12 @@ static int cmd_help(Run *r)
 const Command COMMANDS[] = {
     { "caption", "vqa", CAPTION, cmd_caption, "[-m MODEL] [-p TEXT] PICTURE...",
       "describe pictures, or answer questions about them",
+      "  mm caption scene.png                             a small model: emoji only\n"
       "  mm caption -m blip photo.jpg\n"
       "  mm caption -m blip -p \"a photo of\" *.jpg         each begins with these words\n"
       "  mm vqa -m blip-vqa -p \"what is this?\" photo.jpg  a question\n"
       "  mm caption -m blip --json -r photos > captions.jsonl\n",
-      "prompt max_tokens beams logprobs", "text stop tokens ids logprobs" },
+      "prompt max_tokens beams logprobs", "text confidence stop tokens ids logprobs" },
     { "embed", NULL, EMBED, cmd_embed, "[-m MODEL] [--text T]... [PICTURE or TEXT...]",
       "turn pictures or texts into vectors",
       "  mm embed -m clip photo.jpg                      numbers, a line per picture\n"
@@ -743,15 +835,21 @@ const Command COMMANDS[] = {
       "  mm embed -m minilm \"a cat sat on the mat\"       sentence encoders take texts\n"
       "  mm embed -m clip -r photos -o v.npy --ids ids.txt\n",
       "prompt text", "vector dim" },
-    { "classify", NULL, CLASSIFY, cmd_classify, "[-m MODEL] --labels A,B PICTURE...",
+    { "classify", NULL, CLASSIFY, cmd_classify, "[-m MODEL] [--labels A,B] PICTURE...",
       "score labels for pictures",
+      "  mm classify scene.png                           the things a small model knows\n"
       "  mm classify -m clip --labels cat,dog photo.jpg  scores add up to 1\n"
       "  mm classify -m clip --labels @names.txt --top 1 *.jpg\n"
       "  mm classify -m blip-itm --labels \"a cat on a sofa\" photo.jpg   does it fit?\n",
       "labels label_template top", "labels" },
     { "info", NULL, INFO, cmd_info, "MODEL | PICTURE | --cpu",
       "what a model, a picture or this machine is",
-      "  mm info blip\n  mm info --tensors --json ./model\n  mm info photo.jpg\n  mm info --cpu\n",
+      "  mm info blip\n  mm info builtin:caption\n  mm info --tensors --json ./model\n"
+      "  mm info photo.jpg\n  mm info --cpu\n",
+      NULL, NULL },
+    { "ls", NULL, LS, cmd_ls, "[--json]", "the models that -m knows by name here",
+      "  mm ls                          in mm, in $MM_MODELS, in the Hugging Face cache\n"
+      "  mm ls --json | jq -r .id\n",
       NULL, NULL },
     { "preprocess", NULL, PREPROCESS, cmd_preprocess, "[-m MODEL] -o F.npy PICTURE",
       "the numbers that a model sees of a picture",

@@ -180,4 +180,12 @@ typedef struct {
  * EXIT_MODEL if there is none, naming what was searched. */
 ModelPath model_resolve(const char *name, const char *cmd);
 
+/* All that are in the program, in $MM_MODELS and in the Hugging Face cache, by a name that
+ * model_resolve takes; kept. */
+typedef struct {
+    const char *name, *dir;          /* dir NULL: in the program */
+    double      bytes;               /* of its safetensors */
+} FoundModel;
+const FoundModel *models_found(int *n);
+
 #endif

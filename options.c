@@ -27,7 +27,7 @@
 /* letter, name, value, kind, field, commands, shown by -h, smallest, largest, what it does */
 const OptionRow OPTIONS[] = {
     {'m', "model", "M", TEXT, AT(model), EVERY, true, 0, 0,
-     "path, org/name[@rev], alias (default $MM_<CMD>_MODEL)"},
+     "path, org/name[@rev], alias, builtin:NAME (`mm ls`)"},
     {'p', "prompt", "TEXT", TEXT, AT(prompt), CAPTION | EMBED | TOKENIZE, true, 0, 0,
      "a question, a beginning, a text (@FILE: from a file)"},
     {0, "text", "T", LIST, AT(text), EMBED, true, 0, 0,
@@ -53,7 +53,7 @@ const OptionRow OPTIONS[] = {
      "paths from F ('-': stdin), one a line"},
     {'r', "recursive", NULL, FLAG, AT(recursive), PICTURES, true, 0, 0,
      "enter folders; pictures are known by first bytes"},
-    {0, "json", NULL, FLAG, AT(json), EVERY & ~PREPROCESS, true, 0, 0,
+    {0, "json", NULL, FLAG, AT(json), (EVERY & ~PREPROCESS) | LS, true, 0, 0,
      "one JSON object per record and line"},
     {0, "tsv", NULL, FLAG, AT(tsv), RUNS & ~PREPROCESS, false, 0, 0,
      "id, tab, result; tabs and newlines escaped"},
@@ -360,7 +360,7 @@ static int long_option(Options *o, const Command *c, const Command *table, char 
 
 /* Commands of later versions, so that nobody takes them for a typing mistake. */
 static const char *const PLANNED[] = {
-    "chat", "complete", "search", "generate", "detect", "segment", "pull", "ls", "verify",
+    "chat", "complete", "search", "generate", "detect", "segment", "pull", "verify",
     "quantize", "convert", "selftest", "bench", "completion"
 };
 enum { N_PLANNED = sizeof PLANNED / sizeof PLANNED[0] };

@@ -55,7 +55,7 @@ run --help; expect "--help" 0 quiet out="mm caption"
 [ "$(wc -l <"$T/out")" -le 24 ] && good || bad "--help has more than 24 lines"
 is "--help fits 80 columns" "$(awk 'length($0) > 80' "$T/out")" ""
 is "--help leads with an example" "$(sed -n 3p "$T/out" | cut -c1-12)" "  mm caption"
-for c in caption vqa embed classify info preprocess tokenize; do
+for c in caption vqa embed classify info ls preprocess tokenize; do
     run $c -h; expect "$c -h" 0 quiet
     [ "$(wc -l <"$T/out")" -le 24 ] && good || bad "$c -h has more than 24 lines"
     is "$c -h fits 80 columns" "$(awk 'length($0) > 80' "$T/out")" ""
@@ -74,7 +74,7 @@ run; expect "no command" 2
 run capton x; expect "a mistyped command" 2 err="did you mean caption" empty
 run caption --bems 3 x; expect "a mistyped option" 2 err="did you mean --beams"
 run caption --labels a x; expect "an option of another command" 2 err=classify
-for c in chat generate pull ls verify completion; do
+for c in chat generate pull verify completion; do
     run $c; expect "$c comes later" 2 err="later version"
 done
 for o in --shard=0/2 --mem=3G --quant=q8 --batch=2 --provenance --unordered --timeout=3; do
@@ -93,7 +93,7 @@ run caption $CAP - -; expect "stdin twice" 2 err=once
 run caption $CAP --in lines a.png; expect "--in without stdin" 2 err=stdin
 run caption $CAP -o "$T/{foo}.txt" a.png; expect "an unknown field" 2 err="{foo}"
 run caption $CAP --resume "$T/r" -o "$T/o" a.png; expect "-o and --resume" 2
-run classify $CLIP $P/wide.png; expect "no labels" 2 err=--labels
+run classify $CLIP $P/wide.png; expect "no labels, and the model brings none" 2 err=--labels
 run classify $CLIP --labels a,,b $P/wide.png; expect "an empty label" 2
 run classify $CLIP --labels a --label-template x $P/wide.png; expect "a template without {}" 2
 run vqa -m $M/blip-vqa $P/wide.png; expect "a question is missing" 2 err="-p QUESTION"
@@ -355,13 +355,12 @@ if [ -r /proc/self/status ]; then
 else skip "no /proc: memory of many pictures is not watched"; fi
 
 # --- Where models are ------------------------------------------------------------------------------
-run caption $P/wide.png; expect "no model" 3 err="hf download Salesforce/blip-image-captioning-base"
+run vqa -p "how many?" $P/wide.png; expect "no model" 3 err="hf download Salesforce/blip-vqa-base"
 run caption -m blip $P/wide.png; expect "an alias that is not there" 3 err="hf download"
 run caption -m org/name@v1 $P/wide.png; expect "an id that is not there" 3 err="--revision v1"
 run caption -m nothing $P/wide.png; expect "no alias" 3 err=aliases
 run caption -m ./nothing $P/wide.png; expect "no directory" 3
 run caption -m 'org/../../x' $P/wide.png; expect "no id" 3
-run caption -m builtin:blip $P/wide.png; expect "nothing built in" 3
 H=$T/hub/models--org--name; C=0123456789abcdef0123456789abcdef01234567
 mkdir -p $H/blobs $H/snapshots/$C $H/refs; printf $C >$H/refs/main
 for f in $M/blip-caption/*.json $M/blip-caption/*.txt $M/blip-caption/*.safetensors; do
@@ -375,12 +374,84 @@ HF_HOME=$T/hf; mkdir -p $HF_HOME; ln -s ../hub $HF_HOME/hub
 HF_HOME=$HF_HOME run caption -m org/name $P/wide.png; same "HF_HOME" "$T/out" "$T/alone"
 mkdir -p "$HOME/.cache/huggingface"; ln -s "$T/hub" "$HOME/.cache/huggingface/hub"; unset HF_HOME
 run caption -m org/name $P/wide.png; same "~/.cache" "$T/out" "$T/alone"
+MM_MODELS=/nowhere:$PWD/$M run ls; expect "ls of folders" 0 quiet out~"kB +blip-caption +$PWD/$M/blip-caption\$" \
+    out~"kB +org/name +$HOME/.cache/"
 MM_MODELS=/nowhere:$PWD/$M run caption -m blip-caption $P/wide.png; same "MM_MODELS" "$T/out" "$T/alone"
 run caption -m $M/blip-caption/model.safetensors $P/wide.png; same "a file" "$T/out" "$T/alone"
 run caption $CLIP $P/wide.png; expect "another family" 3 err="serves: embed, classify"
 run embed -m $M/blip-vqa $P/wide.png; expect "another family" 3 err=caption
 run caption -m $M/blip-itm $P/wide.png; expect "another kind" 3 err=classify
 run preprocess $BERT $P/wide.png -o "$T/x.npy"; expect "no pictures in it" 3 err=embed
+
+# --- Models in the program -------------------------------------------------------------------------
+# The stripped program without the models in it: under 1 MB.
+bytes=$(run ls --json; sed -n 's/.*"id":"builtin:.*"bytes":\([0-9]*\).*/\1/p' "$T/out" | paste -sd+)
+if grep -q __asan_init "$MM"; then skip "built with a sanitizer: its size says nothing"
+elif strip -o "$T/stripped" "$MM" 2>/dev/null; then
+    size=$(stat -c %s "$T/stripped")
+    [ $((size - (${bytes:-0}))) -lt 1000000 ] && [ $size -lt 6000000 ] && good ||
+        bad "the program has $size bytes, ${bytes:-0} of them are models"
+else skip "no strip here that reads this program: its size"; fi
+S=models/demo
+if [ -n "$bytes" ]; then
+    run ls; expect "ls" 0 quiet out~'MB +builtin:caption ' out~'MB +builtin:clip '
+    run ls --json; expect "ls --json" 0 out~'"id":"builtin:clip","ok":true,"bytes":[0-9]+,"dir":null\}$'
+    run ls x; expect "ls takes nothing" 2
+    run caption --json $S/one.png $S/two.png
+    expect "caption without a model" 0 quiet lines=2 out='"text":"a castle in a meadow"' \
+        out='"text":"a penguin to the left of an umbrella in the snow"' \
+        out~'"confidence":(1|0\.[0-9]+),"stop":"eos","model":"builtin:caption"'
+    run caption --json -m builtin:caption $S/one.png $S/two.png; cp "$T/out" "$T/builtin"
+    run caption --json -t 1 $S/one.png $S/two.png; same "named or not" "$T/out" "$T/builtin"
+    [ -d models/tiny-caption ] && run caption --json -m models/tiny-caption $S/one.png $S/two.png
+    is "as from the folder, which has no confidence" \
+        "$(sed 's/"model":"[^"]*"//' "$T/out")" \
+        "$(sed 's/"confidence":[0-9.]*,//; s/"model":"[^"]*"//' "$T/builtin")"
+    run caption --json --max-tokens 0 $S/one.png; expect "no words" 0 out='"confidence":null'
+    run caption --json --logprobs 2 $S/one.png; expect "--logprobs too" 0 out='"logprobs":[{'
+    run caption -p "what is this? " $S/one.png
+    expect "a question" 3 empty err="does not answer questions" err="hf download Salesforce/blip-vqa-base"
+    run vqa -m builtin:caption -p what $S/one.png; expect "vqa" 3 empty err="hf download"
+    run caption -p "two dogs" $S/one.png; expect "a beginning" 0 quiet out~'^two dogs'
+    printf '{"image":"%s","prompt":"why?"}\n' $S/one.png >"$T/in"; in=$T/in
+    run caption --in jsonl --json; expect "a record with a question" 1 out='"code":"input.text"'
+    run classify $S/one.png; expect "classify without labels" 0 quiet lines=5
+    is "over all concepts" "$(head -1 "$T/out" | cut -f2)" castle
+    run classify --json $S/one.png
+    is "each of them" "$(grep -o '"label":' "$T/out" | wc -l)" "$(wc -l <models/tiny-clip/concepts.txt)"
+    printf '{"image":"%s"}\n' $S/one.png >"$T/in"; in=$T/in; run classify --in jsonl --top 1
+    expect "a record without labels" 0 out=castle
+    run classify --labels "a castle in a meadow,a church in a meadow,a castle at night" \
+        --label-template {} $S/one.png
+    expect "sentences" 0 quiet lines=3
+    is "the right one" "$(head -1 "$T/out" | cut -f2)" "a castle in a meadow"
+    run embed --text "a dog" $S/one.png; expect "embed" 0 quiet lines=2
+    run preprocess $S/one.png -o "$T/x.npy"; expect "preprocess" 0 quiet
+    run tokenize "a dog"; expect "tokenize" 0 quiet lines=1
+    run info builtin:caption
+    expect "info" 0 quiet out~'knows +[0-9]+ things: dog, ' out=Apache-2.0 out="no photographs"
+    run info --json builtin:clip; expect "info --json" 0 out='"knows":["dog",' out='"licence":"'
+    run info --tensors builtin:clip; expect "info --tensors" 0 out~'^logit_scale	F16'
+    run caption -m builtin:clip $S/one.png; expect "another family" 3 err="serves: embed, classify"
+    run caption -m builtin:nothing $S/one.png; expect "no such model in it" 3 err="mm ls"
+    MM_CAPTION_MODEL=$M/blip-caption run caption --json $P/wide.png
+    expect "the environment first" 0 out-builtin: out-confidence
+    if command -v script >/dev/null; then
+        tty() { script -qec "$MM $*" /dev/null </dev/null >"$T/out" 2>&1; code=$?; }
+        tty caption $S/one.png
+        expect "on a terminal" 0 out="builtin:caption is small: it knows" out="hf download Salesforce/"
+        tty caption -m builtin:caption $S/one.png; expect "it was asked for" 0 out-"is small"
+        tty caption -q $S/one.png; expect "-q" 0 out-"is small" out="a castle"
+        tty classify $S/one.png; expect "on a terminal" 0 out="builtin:clip is small"
+        tty caption $P/wide.png; expect "noise" 0 out="not sure: this model knows only emoji-like"
+        tty caption $S/one.png; expect "its own world" 0 out-"not sure"
+    else skip "no script(1): what a terminal is told"; fi
+else
+    skip "this mm has no models in it"
+    run caption $P/wide.png; expect "no model" 3 err="hf download Salesforce/blip-image-captioning-base"
+    HF_HUB_CACHE=$T/none run ls; expect "ls of nothing" 3 empty err="hf download"
+    run caption -m builtin:caption $P/wide.png; expect "nothing built in" 3 err=BUILTIN=no
+fi
 
 # --- Bad models ------------------------------------------------------------------------------------
 # broken NAME MODEL CODE 'COMMANDS, in a copy of MODEL' CHECKS...: then caption or embed must say so
