@@ -11,6 +11,10 @@ CFLAGS  += $(OPT) $(CSTD) $(WARN) $(HARDEN) $(SANITIZE) -ffp-contract=off -isyst
 LDFLAGS += -pie -Wl,-z,relro,-z,now $(SANITIZE)
 LDLIBS  += -lm -lpthread
 
+# make V=1 shows whole commands.
+Q   = $(if $(V),,@)
+SAY = @$(if $(V),:,echo)
+
 KERNELS  = kernels/kernels.c kernels/matmul.c kernels/attention.c kernels/ref.c
 ifneq (,$(filter x86_64 amd64,$(ARCH)))
 KERNELS += kernels/avx2.c kernels/avx512.c
@@ -26,12 +30,14 @@ mm: $(BUILD)/mm
 	@cp -f $< $@
 
 $(BUILD)/mm: $(BUILD)/mm.o $(OBJ)
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	$(SAY) link $@
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 # Three headers and a few more: everything is compiled again when one of them changes.
 $(BUILD)/%.o: %.c $(wildcard *.h */*.h) Makefile
 	@mkdir -p $(dir $@)
-	$(CC) $(CFLAGS) $(ISA) -c -o $@ $<
+	$(SAY) cc $<
+	$(Q)$(CC) $(CFLAGS) $(ISA) -c -o $@ $<
 
 # One line of flags per instruction set; the rest is built for the baseline of the architecture.
 $(BUILD)/kernels/avx2.o:   ISA = -mavx2 -mfma -mf16c
@@ -53,7 +59,8 @@ $(BUILD)/builtin.o: ISA = -DBUILTIN=$(if $(filter no,$(BUILTIN)),0,1)
 TESTS = $(patsubst test/%.c,$(BUILD)/test/%,$(wildcard test/*.c))
 tests: $(TESTS)
 $(BUILD)/test/%: $(BUILD)/test/%.o $(OBJ)
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	$(SAY) link $@
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 deps:
 	@./deps.sh "$(CC)" "$(STB)"
@@ -99,7 +106,8 @@ neon-test:
 # with random weights shows that all of it runs (and is what test/many.sh works with).
 $(BUILD)/demo: models/demo.c
 	@mkdir -p $(BUILD)
-	$(CC) $(OPT) $(CSTD) $(WARN) -isystem $(STB) -o $@ $< -lm
+	$(SAY) cc $<
+	$(Q)$(CC) $(OPT) $(CSTD) $(WARN) -isystem $(STB) -o $@ $< -lm
 demo: deps
 	@$(MAKE) --no-print-directory all $(BUILD)/demo
 	@if ./mm ls --json | grep -q builtin:caption; then models/demo.sh; \

@@ -3,9 +3,8 @@
 # asks apt for the packages, with sudo if need be, and says so; where it cannot, it prints the command.
 # Usage: deps.sh CC STB-FOLDER
 cc=$1 stb=$2 packages=
-"$cc" --version >/dev/null 2>&1     || packages="$packages build-essential"
-[ -f "$stb/stb_image.h" ]           || packages="$packages libstb-dev"
-printf '#include <math.h>\n' | "$cc" -E - >/dev/null 2>&1 || packages="$packages libc6-dev"
+printf '#include <math.h>\n' | "$cc" -E - >/dev/null 2>&1 || packages="$packages build-essential"
+[ -f "$stb/stb_image.h" ] || packages="$packages libstb-dev"
 [ -z "$packages" ] && exit 0
 
 install="apt-get install -y --no-install-recommends$packages"
@@ -14,14 +13,14 @@ if ! command -v apt-get >/dev/null 2>&1; then
     echo "    sudo $install" >&2
     exit 1
 fi
-sudo=
+sudo=""
 if [ "$(id -u)" != 0 ]; then
-    sudo=sudo
+    sudo="sudo "
     if ! command -v sudo >/dev/null 2>&1; then
         echo "deps: missing:$packages, and this is not root. Please run, as root:" >&2
         echo "    apt-get update && $install" >&2
         exit 1
     fi
 fi
-echo "deps: missing:$packages. Running: $sudo $install" >&2
+echo "deps: missing:$packages. Running: $sudo$install" >&2
 $sudo apt-get update -qq && $sudo $install

@@ -20,7 +20,7 @@ includes() {
     [ $# -eq 0 ] || grep -Hn '^#include "' "$@" | grep -vE "#include \"($allowed)\""
 }
 
-sources=$(git ls-files --cached --others --exclude-standard '*.c' '*.h')
+sources=$(find . -name '*.[ch]' ! -path './build*' ! -path './.*' | sed 's,^\./,,' | sort)
 written=$(echo "$sources" | grep -v unicode_data)          # by hand
 ground=$(there tensor.c memory.c threads.c trace.c files.c builtin.c json.c ckpt.c)
 
