@@ -133,12 +133,13 @@ PYTHON ?= python3
 reference: .venv/ready $(BUILD)/test/tokenizer
 	.venv/bin/python test/reference/remake.py --tokenizer $(BUILD)/test/tokenizer
 
-# Binary and size as they are given away.
-strip: mm
-	strip mm
+PREFIX ?= /usr/local
+install: all
+	install -Dm755 $(BUILD)/mm "$(DESTDIR)$(PREFIX)/bin/mm"
+	install -Dm644 mm.1 "$(DESTDIR)$(PREFIX)/share/man/man1/mm.1"
 
 clean:
 	rm -rf build build-debug build-tsan build-ci build-fuzz build-neon mm
 
-.PHONY: reference all tests deps test fuzzers fuzz fuzz-run debug debug-test thread-test neon-test demo demo-random strip clean
+.PHONY: reference all tests deps test fuzzers fuzz fuzz-run debug debug-test thread-test neon-test demo demo-random install clean
 .PRECIOUS: $(BUILD)/%.o $(BUILD)/test/%

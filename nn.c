@@ -10,8 +10,9 @@
  *   mlp         x [n_tok, d]           -> act(up x) [n_tok, d_ff] -> down -> out [n_tok, d]
  *   patch_embed image [H, W, C]        -> [(H/k)*(W/k), c_out]
  *
- * The work is cut into pieces by the sizes of one item alone, never by the number of threads or of
- * items: the same item gives the same bits however many threads and neighbours it has.
+ * However the work is cut into pieces, each sum is added up by one thread in an order that follows
+ * from the sizes of one item: the same item gives the same bits however many threads and neighbours
+ * it has.
  *
  * Easy to get wrong:
  *   - Matrices are used as the checkpoint stores them; vectors are F32, converted at load.
