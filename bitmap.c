@@ -34,8 +34,7 @@ static void bmp_masks(Parsed *p, File f, int bits, int compression)
 {
     const uint8_t *b = f.bytes;
     if (compression == 3) {
-        if (f.n < 14 + 52)
-            image_truncated(f, "BMP", "the masks");
+        if (f.n < 14 + 52) image_truncated(f, "BMP", "the masks");
         for (int i = 0; i < 3; i++)
             p->mask[i] = le32(b + 14 + 40 + 4 * i);
     } else if (bits == 16) {
@@ -55,8 +54,7 @@ static void bmp_palette(Parsed *p, File f, size_t header, int bits, uint32_t n_c
 {
     size_t size = header == 12 ? 3 : 4, most = (size_t)1 << bits;
     size_t n = n_colors == 0 || n_colors > most ? most : n_colors, at = 14 + header;
-    if (f.n < at || (f.n - at) / size < n)
-        image_truncated(f, "BMP", "the end of its palette");
+    if (f.n < at || (f.n - at) / size < n) image_truncated(f, "BMP", "the end of its palette");
     for (size_t i = 0; i < n; i++)
         for (int c = 0; c < 3; c++)
             p->palette[i][c] = f.bytes[at + i * size + 2 - c];
@@ -71,8 +69,7 @@ void bmp_parse(Parsed *p, File f)
     int64_t  w, h;
     int      bits, compression = 0;
     uint32_t n_colors = 0;
-    if (f.n < 14 + header)
-        image_truncated(f, "BMP", "the end of its header");
+    if (f.n < 14 + header) image_truncated(f, "BMP", "the end of its header");
     if (header == 12) {
         w = le16(b + 18), h = le16(b + 20), bits = (int)le16(b + 24);
     } else {
@@ -82,8 +79,7 @@ void bmp_parse(Parsed *p, File f)
     }
     p->top_down = h < 0;
     h = h < 0 ? -h : h;
-    if (compression == 1 || compression == 2)
-        image_unsupported(f, "BMP with run-length coding");
+    if (compression == 1 || compression == 2) image_unsupported(f, "BMP with run-length coding");
     if (compression != 0 && compression != 3)
         image_unsupported(f, scratch_string("BMP of compression %u", (unsigned)compression));
     if (bits != 1 && bits != 4 && bits != 8 && bits != 16 && bits != 24 && bits != 32)
@@ -93,18 +89,15 @@ void bmp_parse(Parsed *p, File f)
     image_check_size(f, "BMP", w, h);
     p->info = (ImageInfo){ .format = "BMP", .w = (int)w, .h = (int)h, .channels = bits <= 8 ? 1 : 3,
                            .bits = bits == 16 ? 5 : bits > 16 ? 8 : bits };
-    if (bits <= 8)
-        bmp_palette(p, f, header, bits, n_colors);
-    else if (bits != 24)
-        bmp_masks(p, f, bits, compression);
+    if (bits <= 8) bmp_palette(p, f, header, bits, n_colors);
+    else if (bits != 24) bmp_masks(p, f, bits, compression);
     p->pixel_bits = bits;
     if (offset == 14 + header && bits <= 8)
         offset += (header == 12 ? 3 : 4) * (n_colors ? n_colors : (size_t)1 << bits);   /* as PIL */
     size_t row = ((size_t)w * bits + 7) / 8, need = bmp_stride(p) * ((size_t)h - 1) + row;
     if (offset < 14 + header)
         image_corrupt(f, "BMP", 10, "pixels at byte %zu, inside the header", offset);
-    if (offset > f.n || f.n - offset < need)
-        image_truncated(f, "BMP", "the last pixel");
+    if (offset > f.n || f.n - offset < need) image_truncated(f, "BMP", "the last pixel");
     p->data = offset;
 }
 
@@ -167,17 +160,13 @@ static int pnm_number(Cursor *c, int most, const char *what)
 {
     const uint8_t *b = c->f.bytes;
     int v = 0;
-    if (!skip_space(c))
-        return -1;
+    if (!skip_space(c)) return -1;
     size_t start = c->pos;
     while (c->pos < c->f.n && b[c->pos] >= '0' && b[c->pos] <= '9' && c->pos - start < 9)
         v = 10 * v + (b[c->pos++] - '0');
-    if (c->pos == c->f.n && c->f.stream)
-        return -1;
-    if (c->pos == start)
-        image_corrupt(c->f, "PNM", start, "a number was expected for %s", what);
-    if (v > most)
-        image_corrupt(c->f, "PNM", start, "%s is %d; at most %d", what, v, most);
+    if (c->pos == c->f.n && c->f.stream) return -1;
+    if (c->pos == start) image_corrupt(c->f, "PNM", start, "a number was expected for %s", what);
+    if (v > most) image_corrupt(c->f, "PNM", start, "%s is %d; at most %d", what, v, most);
     return v;
 }
 
@@ -185,8 +174,7 @@ static int pnm_number(Cursor *c, int most, const char *what)
 static size_t pnm_text_end(Cursor c, size_t n, int max_value)
 {
     for (size_t i = 0; i < n; i++)
-        if (pnm_number(&c, max_value, "a sample") < 0)
-            return 0;
+        if (pnm_number(&c, max_value, "a sample") < 0) return 0;
     while (c.pos < c.f.n && is_space(c.f.bytes[c.pos]))
         c.pos++;                     /* so that the next picture of a stream begins with its P */
     return c.pos;
@@ -201,15 +189,12 @@ bool pnm_parse(Parsed *p, File f)
     if ((w = pnm_number(&c, MOST, "the width")) < 0 || (h = pnm_number(&c, MOST, "the height")) < 0)
         return false;
     image_check_size(f, "PNM", w, h);
-    if ((p->max_value = pnm_number(&c, 65535, "the largest value")) < 0)
-        return false;
-    if (p->max_value == 0)
-        image_corrupt(f, "PNM", c.pos, "the largest value is 0");
+    if ((p->max_value = pnm_number(&c, 65535, "the largest value")) < 0) return false;
+    if (p->max_value == 0) image_corrupt(f, "PNM", c.pos, "the largest value is 0");
     if (c.pos < f.n && f.bytes[c.pos] == '#')        /* a comment up to the line's end, then data */
         while (c.pos < f.n && f.bytes[c.pos] != '\n' && f.bytes[c.pos] != '\r')
             c.pos++;
-    if (c.pos >= f.n)
-        return false;
+    if (c.pos >= f.n) return false;
     if (!is_space(f.bytes[c.pos]))
         image_corrupt(f, "PNM", c.pos, "white space was expected after the largest value");
     p->data = ++c.pos;
@@ -240,8 +225,7 @@ static uint8_t *pnm_scale(int max_value)
 /* The next sample of the picture, at most max_value. */
 static int pnm_sample(Cursor *c, const Parsed *p)
 {
-    if (p->text)
-        return pnm_number(c, p->max_value, "a sample");
+    if (p->text) return pnm_number(c, p->max_value, "a sample");
     const uint8_t *b = c->f.bytes + c->pos;
     int v = p->max_value > 255 ? (int)be16(b) : b[0];
     c->pos += p->max_value > 255 ? 2 : 1;

@@ -33,12 +33,9 @@ static bool is_pnm(const uint8_t *bytes, size_t n, const char *kinds)
 
 Format image_format(const uint8_t *bytes, size_t n)
 {
-    if (STARTS("\xff\xd8\xff"))
-        return JPEG;
-    if (STARTS("\x89PNG\r\n\x1a\n"))
-        return PNG;
-    if (is_bmp(bytes, n))
-        return BMP;
+    if (STARTS("\xff\xd8\xff")) return JPEG;
+    if (STARTS("\x89PNG\r\n\x1a\n")) return PNG;
+    if (is_bmp(bytes, n)) return BMP;
     return is_pnm(bytes, n, "2356") ? PNM : NO_PICTURE;
 }
 
@@ -65,14 +62,10 @@ static const char *foreign(const uint8_t *bytes, size_t n)
         if (n >= KNOWN[i].at && starts(bytes + KNOWN[i].at, n - KNOWN[i].at, KNOWN[i].magic,
                                        strlen(KNOWN[i].magic)))
             return KNOWN[i].format;
-    if (starts(bytes, n, "II*\0", 4) || starts(bytes, n, "MM\0*", 4))
-        return "TIFF";
-    if (starts(bytes, n, "\0\0\1\0", 4))
-        return "ICO";
-    if (is_pnm(bytes, n, "147"))
-        return bytes[1] == '7' ? "PAM" : "PBM";
-    if (STARTS("<?xml") && memmem(bytes, n < 1024 ? n : 1024, "<svg", 4))
-        return "SVG";
+    if (starts(bytes, n, "II*\0", 4) || starts(bytes, n, "MM\0*", 4)) return "TIFF";
+    if (starts(bytes, n, "\0\0\1\0", 4)) return "ICO";
+    if (is_pnm(bytes, n, "147")) return bytes[1] == '7' ? "PAM" : "PBM";
+    if (STARTS("<?xml") && memmem(bytes, n < 1024 ? n : 1024, "<svg", 4)) return "SVG";
     return NULL;
 }
 
@@ -163,21 +156,17 @@ void image_check_memory(File f, size_t bytes)
 
 int exif_orientation(const uint8_t *tiff, size_t n)
 {
-    if (!tiff || n < 14)
-        return 1;
+    if (!tiff || n < 14) return 1;
     bool big = tiff[0] == 'M';
-    if (memcmp(tiff, big ? "MM\0*" : "II*\0", 4) != 0)
-        return 1;
+    if (memcmp(tiff, big ? "MM\0*" : "II*\0", 4) != 0) return 1;
     size_t at = big ? be32(tiff + 4) : le32(tiff + 4);
-    if (at > n - 2)
-        return 1;
+    if (at > n - 2) return 1;
     const uint8_t *entry = tiff + at + 2;
     size_t count = big ? be16(tiff + at) : le16(tiff + at), fit = (n - at - 2) / 12;
     for (size_t i = 0; i < count && i < fit; i++, entry += 12) {
         uint32_t tag = big ? be16(entry) : le16(entry);
         uint32_t type = big ? be16(entry + 2) : le16(entry + 2);
-        if (tag != 0x0112)
-            continue;
+        if (tag != 0x0112) continue;
         uint32_t v = type == 3 ? (big ? be16(entry + 8) : le16(entry + 8))      /* SHORT */
                    : type == 4 ? (big ? be32(entry + 8) : le32(entry + 8)) : 1; /* LONG */
         return v >= 1 && v <= 8 ? (int)v : 1;

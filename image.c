@@ -24,18 +24,12 @@
 static Format parse(Parsed *p, File f)
 {
     Format format = image_format(f.bytes, f.n);
-    if (f.n == 0)
-        fail("image.empty", NULL, "%s: an empty file", quoted(f.name));
-    if (format == JPEG)
-        jpeg_parse(p, f);
-    else if (format == PNG)
-        png_parse(p, f);
-    else if (format == BMP)
-        bmp_parse(p, f);
-    else if (format != PNM)
-        image_unknown(f);
-    else if (!pnm_parse(p, f))
-        image_truncated(f, "PNM", "the last pixel");
+    if (f.n == 0) fail("image.empty", NULL, "%s: an empty file", quoted(f.name));
+    if (format == JPEG) jpeg_parse(p, f);
+    else if (format == PNG) png_parse(p, f);
+    else if (format == BMP) bmp_parse(p, f);
+    else if (format != PNM) image_unknown(f);
+    else if (!pnm_parse(p, f)) image_truncated(f, "PNM", "the last pixel");
     p->info.orientation = exif_orientation(p->exif, p->n_exif);
     return format;
 }
@@ -52,10 +46,8 @@ size_t image_pnm_length(const char *name, const uint8_t *bytes, size_t n, ImageO
 {
     File   f = { .name = name, .bytes = bytes, .n = n, .options = o, .stream = true };
     Parsed p = { 0 };
-    if (n < 3)
-        return 0;
-    if (image_format(bytes, n) != PNM)
-        image_unknown(f);
+    if (n < 3) return 0;
+    if (image_format(bytes, n) != PNM) image_unknown(f);
     return pnm_parse(&p, f) ? p.end : 0;
 }
 
@@ -123,14 +115,10 @@ Image image_decode(const char *name, const uint8_t *bytes, size_t n, ImageOption
     Image  out = turn >= 5 ? image_new(h, w) : image_new(w, h);
     size_t mark = scratch_mark();
     Image  stored = turn > 1 ? image_new(w, h) : out;
-    if (format == BMP)
-        bmp_pixels(stored, &p, f);
-    else if (format == PNM)
-        pnm_pixels(stored, &p, f);
-    else
-        decode_with_stb(stored, &p, f, format);
-    if (turn > 1)
-        upright(out, stored, turn);
+    if (format == BMP) bmp_pixels(stored, &p, f);
+    else if (format == PNM) pnm_pixels(stored, &p, f);
+    else decode_with_stb(stored, &p, f, format);
+    if (turn > 1) upright(out, stored, turn);
     scratch_reset(mark);
     return out;
 }

@@ -105,20 +105,17 @@ static void check_dht(Walk *w, const uint8_t *s, size_t n)
 
 static void check_frame(Walk *w, int marker, const uint8_t *s, size_t n)
 {
-    if (w->marker)
-        image_corrupt(w->f, "JPEG", at(w, s), "a second frame");
+    if (w->marker) image_corrupt(w->f, "JPEG", at(w, s), "a second frame");
     if (n < 6 || n != 6 + 3 * (size_t)s[5])
         image_corrupt(w->f, "JPEG", at(w, s), "frame header of %zu bytes", n);
-    if (s[0] != 8)
-        image_unsupported(w->f, scratch_string("JPEG with %d bits a sample", s[0]));
+    if (s[0] != 8) image_unsupported(w->f, scratch_string("JPEG with %d bits a sample", s[0]));
     w->marker = marker;
     w->h = (int)be16(s + 1);
     w->w = (int)be16(s + 3);
     w->n_components = s[5];
     if (w->n_components != 1 && w->n_components != 3 && w->n_components != 4)
         image_unsupported(w->f, scratch_string("JPEG with %d components", w->n_components));
-    if (w->h == 0)
-        image_unsupported(w->f, "JPEG whose height comes after its pixels");
+    if (w->h == 0) image_unsupported(w->f, "JPEG whose height comes after its pixels");
     image_check_size(w->f, "JPEG", w->w, w->h);
     int h_max = 1, v_max = 1;
     for (int i = 0; i < w->n_components; i++) {
@@ -140,8 +137,7 @@ static void check_frame(Walk *w, int marker, const uint8_t *s, size_t n)
 /* A scan may use only what has been defined: the decoder would read tables that nobody wrote. */
 static void check_scan(Walk *w, const uint8_t *s, size_t n)
 {
-    if (!w->marker)
-        image_corrupt(w->f, "JPEG", at(w, s), "a scan before the frame header");
+    if (!w->marker) image_corrupt(w->f, "JPEG", at(w, s), "a scan before the frame header");
     if (n < 1 || s[0] < 1 || s[0] > 4 || n != 4 + 2 * (size_t)s[0])
         image_corrupt(w->f, "JPEG", at(w, s), "scan header of %zu bytes", n);
     if (++w->n_scans > MAX_SCANS)
@@ -155,8 +151,7 @@ static void check_scan(Walk *w, const uint8_t *s, size_t n)
         int        id = s[1 + 2 * i], t = s[2 + 2 * i];
         Component *c = NULL;
         for (int k = 0; k < w->n_components && !c; k++)
-            if (w->c[k].id == id)
-                c = &w->c[k];
+            if (w->c[k].id == id) c = &w->c[k];
         if (!c)
             image_corrupt(w->f, "JPEG", at(w, s), "a scan of component %d, not in the frame", id);
         if (t >> 4 > 3 || (t & 15) > 3 || (dc && !w->dc[t >> 4]) || (ac && !w->ac[t & 15]))
@@ -176,13 +171,11 @@ static void skip_entropy(Walk *w)
     const uint8_t *b = w->f.bytes;
     while (w->pos < w->f.n) {
         const uint8_t *ff = memchr(b + w->pos, 0xFF, w->f.n - w->pos);
-        if (!ff)
-            break;
+        if (!ff) break;
         size_t start = at(w, ff), p = start + 1;
         while (p < w->f.n && b[p] == 0xFF)
             p++;
-        if (p == w->f.n)
-            break;
+        if (p == w->f.n) break;
         if (b[p] != 0 && (b[p] < RST0 || b[p] > RST7)) {
             w->pos = start;
             return;
@@ -201,10 +194,8 @@ static int next_marker(Walk *w)
             w->pos++;
         while (w->pos < w->f.n && b[w->pos] == 0xFF)
             w->pos++;
-        if (w->pos >= w->f.n)
-            image_truncated(w->f, "JPEG", "the end-of-image marker");
-        if (b[w->pos++] != 0)
-            return b[w->pos - 1];
+        if (w->pos >= w->f.n) image_truncated(w->f, "JPEG", "the end-of-image marker");
+        if (b[w->pos++] != 0) return b[w->pos - 1];
     }
 }
 
@@ -227,16 +218,13 @@ static void segment(Walk *w, Parsed *p, int marker, const uint8_t *s, size_t n)
         needed = n == 2;
     else
         needed = false;
-    if (marker == APP0 && n >= 14 && memcmp(s, "JFIF", 5) == 0)
-        w->jfif = true;
-    if (marker == APP14 && n >= 12 && memcmp(s, "Adobe", 5) == 0)
-        w->adobe = s[11];
+    if (marker == APP0 && n >= 14 && memcmp(s, "JFIF", 5) == 0) w->jfif = true;
+    if (marker == APP14 && n >= 12 && memcmp(s, "Adobe", 5) == 0) w->adobe = s[11];
     if (marker == APP1 && !p->exif && n > 6 && memcmp(s, "Exif\0", 6) == 0) {
         p->exif = s + 6;
         p->n_exif = n - 6;
     }
-    if (!needed)
-        return;
+    if (!needed) return;
     keep_marker(w, marker);
     keep_part(w, s - 2, n + 2);      /* length and body */
     if (marker == SOS) {
@@ -251,8 +239,7 @@ static void segment(Walk *w, Parsed *p, int marker, const uint8_t *s, size_t n)
  * file that promises a huge picture ends here. */
 static void check_complete(const Walk *w)
 {
-    if (!w->marker || !w->n_scans)
-        image_corrupt(w->f, "JPEG", w->pos, "it ends without a picture");
+    if (!w->marker || !w->n_scans) image_corrupt(w->f, "JPEG", w->pos, "it ends without a picture");
     for (int i = 0; i < w->n_components; i++)
         if (!w->c[i].seen)
             image_corrupt(w->f, "JPEG", w->pos, "it ends without component %d of %d", i + 1,
@@ -284,12 +271,9 @@ static size_t memory_needed(const Walk *w)
 static JpegColor color_of(const Walk *w)
 {
     const Component *c = w->c;
-    if (w->n_components == 1)
-        return JPEG_GREY;
-    if (w->n_components == 4)
-        return w->adobe == 2 ? JPEG_YCCK : JPEG_CMYK;
-    if (w->jfif || w->adobe > 0)
-        return JPEG_YCC;
+    if (w->n_components == 1) return JPEG_GREY;
+    if (w->n_components == 4) return w->adobe == 2 ? JPEG_YCCK : JPEG_CMYK;
+    if (w->jfif || w->adobe > 0) return JPEG_YCC;
     bool rgb = c[0].id == 'R' && c[1].id == 'G' && c[2].id == 'B';
     return w->adobe == 0 || rgb ? JPEG_RGB : JPEG_YCC;
 }
@@ -300,17 +284,12 @@ void jpeg_parse(Parsed *p, File f)
     Walk w = { .f = f, .pos = 2, .adobe = -1, .out = scratch_bytes(add_size(f.n, 64)) };
     keep_marker(&w, SOI);
     for (int marker; (marker = next_marker(&w)) != EOI; ) {
-        if (marker == TEM || (marker >= RST0 && marker <= RST7))
-            continue;
-        if (marker == SOI)
-            image_corrupt(f, "JPEG", w.pos, "a second start-of-image marker");
-        if (f.n - w.pos < 2)
-            image_truncated(f, "JPEG", "the end-of-image marker");
+        if (marker == TEM || (marker >= RST0 && marker <= RST7)) continue;
+        if (marker == SOI) image_corrupt(f, "JPEG", w.pos, "a second start-of-image marker");
+        if (f.n - w.pos < 2) image_truncated(f, "JPEG", "the end-of-image marker");
         size_t n = be16(f.bytes + w.pos);
-        if (n < 2)
-            image_corrupt(f, "JPEG", w.pos, "a segment of %zu bytes", n);
-        if (n > f.n - w.pos)
-            image_truncated(f, "JPEG", "the end-of-image marker");
+        if (n < 2) image_corrupt(f, "JPEG", w.pos, "a segment of %zu bytes", n);
+        if (n > f.n - w.pos) image_truncated(f, "JPEG", "the end-of-image marker");
         const uint8_t *body = f.bytes + w.pos + 2;
         w.pos += n;
         segment(&w, p, marker, body, n - 2);
@@ -426,8 +405,7 @@ static const uint8_t *upsample(uint8_t *buffer, const JpegPlane *p, int y)
     bool h2 = p->h_step == 2 && p->w > 2;
     other = other < 0 ? 0 : other >= p->h ? p->h - 1 : other;
     const uint8_t *a = p->data + (size_t)row * p->stride, *b = p->data + (size_t)other * p->stride;
-    if (p->h_step == 1 && p->v_step == 1)
-        return a;
+    if (p->h_step == 1 && p->v_step == 1) return a;
     if (h2 && p->v_step == 1)
         upsample_h2v1(buffer, a, p->w);
     else if (h2 && p->v_step == 2)

@@ -93,8 +93,7 @@ static void palette_chunk(Walk *w, const uint8_t *s, size_t n)
 
 static void add_char(Walk *w, unsigned c)
 {
-    if (w->n_text + 2 >= MAX_TEXT)
-        return;
+    if (w->n_text + 2 >= MAX_TEXT) return;
     if (c < 0x80) {
         w->text[w->n_text++] = (char)c;
     } else {
@@ -107,8 +106,7 @@ static void add_char(Walk *w, unsigned c)
 static void add_text(Walk *w, const uint8_t *key, size_t n_key, const uint8_t *s, size_t n,
                      bool utf8)
 {
-    if (!w->text)
-        w->text = scratch_bytes(MAX_TEXT);
+    if (!w->text) w->text = scratch_bytes(MAX_TEXT);
     for (size_t i = 0; i < n_key; i++)
         add_char(w, key[i]);
     add_char(w, ':');
@@ -131,17 +129,14 @@ static void add_text(Walk *w, const uint8_t *key, size_t n_key, const uint8_t *s
 static void text_chunk(Walk *w, const uint8_t *s, size_t n, bool international)
 {
     const uint8_t *end = s + n, *key_end = memchr(s, 0, n), *v;
-    if (!key_end || key_end == s)
-        return;
+    if (!key_end || key_end == s) return;
     v = key_end + 1;
     if (international) {
-        if (end - v < 2 || v[0])
-            return;
+        if (end - v < 2 || v[0]) return;
         v += 2;
         for (int i = 0; i < 2; i++) {
             const uint8_t *zero = memchr(v, 0, (size_t)(end - v));
-            if (!zero)
-                return;
+            if (!zero) return;
             v = zero + 1;
         }
     }
@@ -156,8 +151,7 @@ static void walk(Walk *w, Parsed *p)
     const uint8_t *b = w->f.bytes;
     size_t         n_file = w->f.n;
     for (size_t pos = 8; ; ) {
-        if (n_file - pos < 12)
-            image_truncated(w->f, "PNG", "the IEND chunk");
+        if (n_file - pos < 12) image_truncated(w->f, "PNG", "the IEND chunk");
         size_t   n = be32(b + pos);
         uint32_t type = be32(b + pos + 4);
         const uint8_t *s = b + pos + 8;
@@ -165,8 +159,7 @@ static void walk(Walk *w, Parsed *p)
         for (int i = 4; i < 8; i++)
             if ((b[pos + i] | 32) < 'a' || (b[pos + i] | 32) > 'z')
                 image_corrupt(w->f, "PNG", pos, "not a chunk");
-        if (n > n_file - pos - 12)
-            image_truncated(w->f, "PNG", "the IEND chunk");
+        if (n > n_file - pos - 12) image_truncated(w->f, "PNG", "the IEND chunk");
         if (!w->header && type == TYPE("CgBI"))
             image_unsupported(w->f, "Apple's own variant of PNG (CgBI)");
         if (!w->header && type != TYPE("IHDR"))
@@ -222,8 +215,7 @@ static void make_clean(const Walk *w, Parsed *p)
     }
     out = put_chunk(out, "IDAT", w->n_data);
     for (size_t pos = 33; be32(b + pos + 4) != TYPE("IEND"); pos += be32(b + pos) + 12) {
-        if (be32(b + pos + 4) != TYPE("IDAT"))
-            continue;
+        if (be32(b + pos + 4) != TYPE("IDAT")) continue;
         memcpy(out, b + pos + 8, be32(b + pos));
         out += be32(b + pos);
     }
@@ -238,13 +230,11 @@ static size_t inflated_size(const Walk *w)
     static const int x0[] = { 0, 4, 0, 2, 0, 1, 0 }, dx[] = { 8, 8, 4, 4, 2, 2, 1 };
     static const int y0[] = { 0, 0, 4, 0, 2, 0, 1 }, dy[] = { 8, 8, 8, 4, 4, 2, 2 };
     size_t sum = 0, bits = (size_t)w->channels * w->bits;
-    if (!w->interlaced)
-        return (size_t)w->h * (1 + (w->w * bits + 7) / 8);
+    if (!w->interlaced) return (size_t)w->h * (1 + (w->w * bits + 7) / 8);
     for (int i = 0; i < 7; i++) {
         size_t nx = w->w > x0[i] ? (size_t)(w->w - x0[i] + dx[i] - 1) / dx[i] : 0;
         size_t ny = w->h > y0[i] ? (size_t)(w->h - y0[i] + dy[i] - 1) / dy[i] : 0;
-        if (nx)
-            sum += ny * (1 + (nx * bits + 7) / 8);
+        if (nx) sum += ny * (1 + (nx * bits + 7) / 8);
     }
     return sum;
 }
@@ -266,10 +256,8 @@ void png_parse(Parsed *p, File f)
     Walk w = { .f = f };
     make_crc_table(w.crc_table);
     walk(&w, p);
-    if (w.n_data == 0)
-        image_corrupt(f, "PNG", f.n, "no image data");
-    if (w.color == INDEXED && !w.palette)
-        image_corrupt(f, "PNG", f.n, "no palette");
+    if (w.n_data == 0) image_corrupt(f, "PNG", f.n, "no image data");
+    if (w.color == INDEXED && !w.palette) image_corrupt(f, "PNG", f.n, "no palette");
     p->info = (ImageInfo){ .format = "PNG", .w = w.w, .h = w.h, .channels = w.channels,
                            .bits = w.bits, .palette = w.color == INDEXED };
     if (w.text) {
@@ -284,6 +272,5 @@ void png_parse(Parsed *p, File f)
         image_corrupt(f, "PNG", f.n, "%zu bytes of data cannot hold %d x %d pixels", w.n_data, w.w,
                       w.h);
     p->memory = memory_needed(&w);
-    if (!f.info_only)
-        make_clean(&w, p);
+    if (!f.info_only) make_clean(&w, p);
 }

@@ -74,15 +74,13 @@ static void read_size(Preprocess *p, Json config)
     Json size = json_get(config, "size");
     bool square = json_bool(config, "default_to_square", p->shortest_edge == 0);
     int  edge = json_is(size, JSON_OBJECT) ? json_int(size, "shortest_edge", 0, 1, MOST) : 0;
-    if (json_type(size) == JSON_NULL)
-        return;
+    if (json_type(size) == JSON_NULL) return;
     if (edge && json_type(json_get(size, "longest_edge")) != JSON_NULL)
         json_error(size, "has shortest_edge and longest_edge; mm takes shortest_edge alone");
     if (!edge && !read_sides(size, &p->resize_w, &p->resize_h))
         json_error(size, "is not understood: expected an integer, {\"shortest_edge\"} or "
                    "{\"height\", \"width\"}");
-    if (!edge && json_is(size, JSON_NUMBER) && !square)
-        edge = p->resize_w;
+    if (!edge && json_is(size, JSON_NUMBER) && !square) edge = p->resize_w;
     p->shortest_edge = edge;
 }
 
@@ -90,8 +88,7 @@ static void read_size(Preprocess *p, Json config)
 static void read_channels(float *out, Json config, const char *key, double least)
 {
     Json j = json_get(config, key);
-    if (json_type(j) == JSON_NULL)
-        return;
+    if (json_type(j) == JSON_NULL) return;
     if (!json_is(j, JSON_NUMBER) && (!json_is(j, JSON_ARRAY) || json_len(j) != 3))
         json_error(j, "is not a number or a list of 3 numbers");
     for (int c = 0; c < 3; c++) {
@@ -110,10 +107,8 @@ static Json open_config(const char *dir)
     for (int i = 0; i < 2; i++) {
         Json j = json_file(dir, names[i], 1 << 20);
         Json processor = i == 0 ? json_get(j, "image_processor") : j;
-        if (json_type(processor) == JSON_NULL)
-            continue;
-        if (!json_is(processor, JSON_OBJECT))
-            json_error(processor, "is not an object");
+        if (json_type(processor) == JSON_NULL) continue;
+        if (!json_is(processor, JSON_OBJECT)) json_error(processor, "is not an object");
         return processor;
     }
     return (Json){ 0 };
@@ -176,10 +171,8 @@ static void levels_row(void *ctx, int y, int worker)
 
 Tensor preprocess(Image in, const Preprocess *p)
 {
-    if (p->resize)
-        in = resized(in, p);
-    if (p->crop)
-        in = image_crop(in, p->crop_w, p->crop_h);
+    if (p->resize) in = resized(in, p);
+    if (p->crop) in = image_crop(in, p->crop_w, p->crop_h);
     Tensor out = scratch3(in.h, in.w, 3);
     Levels l = { .in = in, .out = f32(out) };
     for (int c = 0; c < 3; c++)

@@ -32,8 +32,7 @@ enum { BITS = 22 };                  /* Pillow's PRECISION_BITS: 32 - 8 - 2 */
 
 static double sinc(double x)
 {
-    if (x == 0.0)
-        return 1.0;
+    if (x == 0.0) return 1.0;
     x *= M_PI;
     return sin(x) / x;
 }
@@ -53,10 +52,8 @@ static double bicubic(double x)
 {
     const double a = -0.5;
     x = fabs(x);
-    if (x < 1.0)
-        return ((a + 2.0) * x - (a + 3.0)) * x * x + 1;
-    if (x < 2.0)
-        return (((x - 5) * x + 8) * x - 4) * a;
+    if (x < 1.0) return ((a + 2.0) * x - (a + 3.0)) * x * x + 1;
+    if (x < 2.0) return (((x - 5) * x + 8) * x - 4) * a;
     return 0.0;
 }
 
@@ -68,10 +65,8 @@ static double box(double x)
 static double hamming(double x)
 {
     x = fabs(x);
-    if (x == 0.0)
-        return 1.0;
-    if (x >= 1.0)
-        return 0.0;
+    if (x == 0.0) return 1.0;
+    if (x >= 1.0) return 0.0;
     x *= M_PI;
     return sin(x) / x * (0.54f + 0.46f * cos(x));    /* the constants are floats in Pillow, too */
 }
@@ -101,10 +96,8 @@ static Tap *axis_taps(int n, int m, Filter f)
     for (int i = 0; i < m; i++, q += size) {
         double center = (i + 0.5) * scale, sum = 0.0;
         int lo = (int)(center - support + 0.5), hi = (int)(center + support + 0.5);
-        if (lo < 0)
-            lo = 0;
-        if (hi > n)
-            hi = n;
+        if (lo < 0) lo = 0;
+        if (hi > n) hi = n;
         for (int j = 0; j < hi - lo; j++) {
             k[j] = FILTERS[f].weight((j + lo - center + 0.5) * inverse);
             sum += k[j];

@@ -28,8 +28,7 @@ static size_t memory_left;
 
 static void *take(size_t n)
 {
-    if (n > memory_left)
-        return NULL;
+    if (n > memory_left) return NULL;
     memory_left -= n;
     return memset(scratch_bytes(n), 0, n);
 }
@@ -37,8 +36,7 @@ static void *take(size_t n)
 static void *take_more(void *old, size_t n_old, size_t n)
 {
     void *p = take(n);
-    if (p && old)
-        memcpy(p, old, n_old < n ? n_old : n);
+    if (p && old) memcpy(p, old, n_old < n ? n_old : n);
     return p;
 }
 
@@ -67,8 +65,7 @@ uint8_t *stb_png(const uint8_t *bytes, size_t n, size_t memory, int *w, int *h, 
     int channels;
     memory_left = memory;
     uint8_t *rgb = n <= INT_MAX ? stbi_load_from_memory(bytes, (int)n, w, h, &channels, 3) : NULL;
-    if (!rgb)
-        *reason = failure();
+    if (!rgb) *reason = failure();
     return rgb;
 }
 
@@ -79,15 +76,13 @@ bool stb_jpeg(JpegPlane plane[4], const uint8_t *bytes, size_t n, size_t memory,
     stbi__context s;
     memory_left = memory;
     stbi__jpeg *j = n <= INT_MAX ? take(sizeof *j) : NULL;
-    if (!j)
-        return *reason = "too large", false;
+    if (!j) return *reason = "too large", false;
     stbi__start_mem(&s, bytes, (int)n);
     s.img_n = 0;
     j->s = &s;
     stbi__setup_jpeg(j);
     j->idct_block_kernel = jpeg_idct;
-    if (!stbi__decode_jpeg_image(j))
-        return *reason = failure(), false;
+    if (!stbi__decode_jpeg_image(j)) return *reason = failure(), false;
     for (int k = 0; k < s.img_n; k++)
         plane[k] = (JpegPlane){ .data = j->img_comp[k].data, .w = j->img_comp[k].x,
                                 .h = j->img_comp[k].y, .stride = j->img_comp[k].w2,

@@ -86,8 +86,7 @@ static bool soften(Block *b, float *s, int i, int j, int n)
     if (m > b->max[i]) {
         float shrink = expf(b->max[i] - m);     /* exp(-INFINITY) the first time */
         b->sum[i] *= shrink;
-        if (j > 0)
-            kernel.scale(out, shrink, b->a->head_dim);
+        if (j > 0) kernel.scale(out, shrink, b->a->head_dim);
         b->max[i] = m;
     }
     b->sum[i] += kernel.exp_sum(s, s, b->max[i], seen);
@@ -102,11 +101,9 @@ static void few_queries(Block *b, int j, int n)
                     hd);
     for (int i = 0; i < b->n_rows; i++) {
         float *out = b->out + (size_t)i * b->ld;
-        if (j == 0)
-            memset(out, 0, (size_t)hd * sizeof *out);
+        if (j == 0) memset(out, 0, (size_t)hd * sizeof *out);
         float *s = b->scores + (size_t)i * KEYS;
-        if (soften(b, s, i, j, n))
-            kernel.mix(out, s, b->v + (size_t)j * b->ldkv, b->ldkv, n, hd);
+        if (soften(b, s, i, j, n)) kernel.mix(out, s, b->v + (size_t)j * b->ldkv, b->ldkv, n, hd);
     }
 }
 
@@ -174,10 +171,8 @@ static void attention_task(void *ctx, int task, int worker)
         (a->n_q <= FEW_QUERIES ? few_queries : many_queries)(&b, j, min(KEYS, n_keys - j));
     for (int i = 0; i < b.n_rows; i++) {
         float *out = b.out + (size_t)i * b.ld;
-        if (n_keys == 0)
-            memset(out, 0, (size_t)hd * sizeof *out);
-        else if (b.sum[i] > 0)
-            kernel.scale(out, 1 / b.sum[i], hd);
+        if (n_keys == 0) memset(out, 0, (size_t)hd * sizeof *out);
+        else if (b.sum[i] > 0) kernel.scale(out, 1 / b.sum[i], hd);
     }
 }
 

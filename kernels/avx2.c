@@ -75,10 +75,8 @@ INLINE __m256 part_bf16(const uint16_t *p, int n)
 /* Stores the first n lanes. */
 INLINE void store(float *p, int n, __m256 v)
 {
-    if (n >= 8)
-        _mm256_storeu_ps(p, v);
-    else
-        _mm256_maskstore_ps(p, first(n), v);
+    if (n >= 8) _mm256_storeu_ps(p, v);
+    else _mm256_maskstore_ps(p, first(n), v);
 }
 
 #define FOR_EACH_TYPE(STAMP)                \
@@ -211,8 +209,7 @@ INLINE void tile_part(float *C, int ldc, const float *A, int lda, const float *P
         for (int v = 0; v < N; v++) {
             float *to = C + (size_t)i * ldc + 8 * v;
             int lanes = v == N - 1 ? last : 8;
-            if (accumulate)
-                c[i][v] = _mm256_add_ps(part_f32(to, lanes), c[i][v]);
+            if (accumulate) c[i][v] = _mm256_add_ps(part_f32(to, lanes), c[i][v]);
             store(to, lanes, c[i][v]);
         }
 }
@@ -262,8 +259,7 @@ INLINE void store_columns(float *P, __m256 q[2][4], int n)
                              _mm256_permute2f128_ps(q[0][c], q[1][c], 0x31) };   /* halves 1 | 1 */
         UNROLL
         for (int l = 0; l < 2; l++)
-            if (4 * l + c < n)
-                _mm256_storeu_ps(P + (size_t)(4 * l + c) * TILE_N, column[l]);
+            if (4 * l + c < n) _mm256_storeu_ps(P + (size_t)(4 * l + c) * TILE_N, column[l]);
     }
 }
 
@@ -438,8 +434,7 @@ INLINE float sum_power(const float *x, float m, int n, const int power)
     for (int i = 0; i < n; i += 32)
         for (int v = 0; v < 4; v++) {
             int left = n - i - 8 * v;
-            if (left <= 0)
-                break;
+            if (left <= 0) break;
             __m256 d = _mm256_sub_ps(part_f32(x + i + 8 * v, left), vm);
             d = _mm256_and_ps(d, _mm256_castsi256_ps(first(left)));
             s[v] = power == 1 ? _mm256_add_ps(s[v], d) : _mm256_fmadd_ps(d, d, s[v]);

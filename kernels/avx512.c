@@ -189,8 +189,7 @@ INLINE void tile_part(float *C, int ldc, const float *A, int lda, const float *P
         for (int v = 0; v < N; v++) {
             float *to = C + (size_t)i * ldc + 16 * v;
             int lanes = v == N - 1 ? last : 16;
-            if (accumulate)
-                c[i][v] = _mm512_add_ps(part_f32(to, lanes), c[i][v]);
+            if (accumulate) c[i][v] = _mm512_add_ps(part_f32(to, lanes), c[i][v]);
             store(to, lanes, c[i][v]);
         }
 }
@@ -246,8 +245,7 @@ INLINE void store_columns(float *P, __m512 q[4][4], int n)
                              _mm512_shuffle_f32x4(a, d, 0xdd), _mm512_shuffle_f32x4(b, e, 0xdd) };
         UNROLL
         for (int l = 0; l < 4; l++)
-            if (4 * l + c < n)
-                _mm512_storeu_ps(P + (size_t)(4 * l + c) * TILE_N, column[l]);
+            if (4 * l + c < n) _mm512_storeu_ps(P + (size_t)(4 * l + c) * TILE_N, column[l]);
     }
 }
 
@@ -331,8 +329,7 @@ INLINE void mix_part(float *y, const float *p, const float *V, int ldv, int n, i
     for (int c = 0; c < N; c++) {
         const float *at = V + (size_t)j * ldv + 16 * c;
         int lanes = c == N - 1 ? last : 16;
-        if (j < n)
-            s[0][c] = _mm512_fmadd_ps(_mm512_set1_ps(p[j]), part_f32(at, lanes), s[0][c]);
+        if (j < n) s[0][c] = _mm512_fmadd_ps(_mm512_set1_ps(p[j]), part_f32(at, lanes), s[0][c]);
         store(y + 16 * c, lanes, _mm512_add_ps(part_f32(y + 16 * c, lanes),
                                                _mm512_add_ps(s[0][c], s[1][c])));
     }
@@ -414,8 +411,7 @@ INLINE float sum_power(const float *x, float m, int n, const int power)
     for (int i = 0; i < n; i += 64)
         for (int v = 0; v < 4; v++) {
             int left = n - i - 16 * v;
-            if (left <= 0)
-                break;
+            if (left <= 0) break;
             __m512 d = _mm512_maskz_sub_ps(first(left), part_f32(x + i + 16 * v, left), vm);
             s[v] = power == 1 ? _mm512_add_ps(s[v], d) : _mm512_fmadd_ps(d, d, s[v]);
         }

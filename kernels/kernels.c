@@ -34,8 +34,7 @@ enum { XCR0_YMM = 0x6, XCR0_ZMM = 0xe6 };       /* SSE | AVX; and opmask, upper 
 static unsigned os_saves(void)
 {
     unsigned a, b, c, d;
-    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE))
-        return 0;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return 0;
     __asm__ volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
     return a;
 }
@@ -43,18 +42,15 @@ static unsigned os_saves(void)
 static bool has_avx2(void)
 {
     unsigned a, b, c, d, need = bit_AVX | bit_FMA | bit_F16C;
-    if ((os_saves() & XCR0_YMM) != XCR0_YMM)
-        return false;
-    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & need) != need)
-        return false;
+    if ((os_saves() & XCR0_YMM) != XCR0_YMM) return false;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & need) != need) return false;
     return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_AVX2);
 }
 
 static bool has_avx512(void)
 {
     unsigned a, b, c, d, need = bit_AVX512F | bit_AVX512BW | bit_AVX512VL | bit_AVX512DQ;
-    if (!has_avx2() || (os_saves() & XCR0_ZMM) != XCR0_ZMM)
-        return false;
+    if (!has_avx2() || (os_saves() & XCR0_ZMM) != XCR0_ZMM) return false;
     return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & need) == need;
 }
 #elif defined(__aarch64__)
@@ -85,11 +81,9 @@ bool kernels_init(const char *cap)
     int best = -1;
     for (int i = 0; i < N_LEVELS && LEVELS[i].has(); i++) {
         best = i;
-        if (cap && *cap && !strcmp(cap, LEVELS[i].name))
-            break;
+        if (cap && *cap && !strcmp(cap, LEVELS[i].name)) break;
     }
-    if (cap && *cap && strcmp(cap, LEVELS[best].name))
-        return false;
+    if (cap && *cap && strcmp(cap, LEVELS[best].name)) return false;
     for (int i = 0; i <= best; i++)
         LEVELS[i].fill(&kernel);
     level = best;

@@ -52,14 +52,10 @@ static void finish(const Product *p, float *S, int lds, int i0, int j0, int rows
     const Epilogue *e = &p->e;
     for (int i = 0; i < rows; i++) {
         float *s = S + (size_t)i * lds;
-        if (e->bias)
-            kernel.add(s, e->bias + j0, cols);
-        if (e->act)
-            kernel.act[e->act](s, cols);
-        if (e->mul)
-            kernel.mul(s, e->mul + (size_t)(i0 + i) * p->n + j0, cols);
-        if (e->add)
-            kernel.add(p->C + (size_t)(i0 + i) * p->ldc + j0, s, cols);
+        if (e->bias) kernel.add(s, e->bias + j0, cols);
+        if (e->act) kernel.act[e->act](s, cols);
+        if (e->mul) kernel.mul(s, e->mul + (size_t)(i0 + i) * p->n + j0, cols);
+        if (e->add) kernel.add(p->C + (size_t)(i0 + i) * p->ldc + j0, s, cols);
     }
 }
 
@@ -98,8 +94,7 @@ static void many_task(void *ctx, int task, int worker)
                 kernel.tile(s + j, lds, p->A + (size_t)i * p->lda + k0, p->lda,
                             panels + (size_t)j * k_block, rows, min(kernel.tile_n, cols - j), k,
                             k0 > 0);
-            if (k0 + k == p->k)
-                finish(p, s, lds, i, j0, rows, cols);
+            if (k0 + k == p->k) finish(p, s, lds, i, j0, rows, cols);
         }
     }
 }
@@ -109,8 +104,7 @@ static void run(Product *p, TaskFn *task, int n_tasks, size_t work_size)
 {
     size_t mark = scratch_mark();
     p->work_size = (work_size + 15) / 16 * 16;
-    if (work_size)
-        p->work = scratch_bytes((size_t)n_threads() * p->work_size * sizeof *p->work);
+    if (work_size) p->work = scratch_bytes((size_t)n_threads() * p->work_size * sizeof *p->work);
     parallel_for(n_tasks, task, p);
     scratch_reset(mark);
 }

@@ -76,12 +76,9 @@ INLINE void store(float *p, int n, float32x4_t v)
         vst1q_f32(p, v);
         return;
     }
-    if (n > 0)
-        p[0] = vgetq_lane_f32(v, 0);
-    if (n > 1)
-        p[1] = vgetq_lane_f32(v, 1);
-    if (n > 2)
-        p[2] = vgetq_lane_f32(v, 2);
+    if (n > 0) p[0] = vgetq_lane_f32(v, 0);
+    if (n > 1) p[1] = vgetq_lane_f32(v, 1);
+    if (n > 2) p[2] = vgetq_lane_f32(v, 2);
 }
 
 #define FOR_EACH_TYPE(STAMP)                \
@@ -194,8 +191,7 @@ INLINE void tile_part(float *C, int ldc, const float *A, int lda, const float *P
         for (int v = 0; v < N; v++) {
             float *to = C + (size_t)i * ldc + 4 * v;
             int lanes = v == N - 1 ? last : 4;
-            if (accumulate)
-                c[i][v] = vaddq_f32(part_f32(to, lanes), c[i][v]);
+            if (accumulate) c[i][v] = vaddq_f32(part_f32(to, lanes), c[i][v]);
             store(to, lanes, c[i][v]);
         }
 }
@@ -240,8 +236,7 @@ INLINE void store_columns(float *P, float32x4_t v[4], int n)
     };
     UNROLL
     for (int c = 0; c < 4; c++)
-        if (c < n)
-            vst1q_f32(P + (size_t)c * TILE_N, column[c]);
+        if (c < n) vst1q_f32(P + (size_t)c * TILE_N, column[c]);
 }
 
 /* 4 x 4 of the panel: the first nr rows of w, k columns. */
@@ -321,8 +316,7 @@ INLINE void mix_part(float *y, const float *p, const float *V, int ldv, int n, i
     for (int c = 0; c < N; c++) {
         const float *at = V + (size_t)j * ldv + 4 * c;
         int lanes = c == N - 1 ? last : 4;
-        if (j < n)
-            s[0][c] = vfmaq_f32(s[0][c], vld1q_dup_f32(p + j), part_f32(at, lanes));
+        if (j < n) s[0][c] = vfmaq_f32(s[0][c], vld1q_dup_f32(p + j), part_f32(at, lanes));
         store(y + 4 * c, lanes, vaddq_f32(part_f32(y + 4 * c, lanes),
                                               vaddq_f32(s[0][c], s[1][c])));
     }
@@ -409,8 +403,7 @@ INLINE float sum_power(const float *x, float m, int n, const int power)
     for (int i = 0; i < n; i += 16)
         for (int v = 0; v < 4; v++) {
             int left = n - i - 4 * v;
-            if (left <= 0)
-                break;
+            if (left <= 0) break;
             float32x4_t d = vsubq_f32(part_f32(x + i + 4 * v, left), vm);
             d = keep_first(d, left);
             s[v] = power == 1 ? vaddq_f32(s[v], d) : vfmaq_f32(s[v], d, d);
