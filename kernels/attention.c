@@ -53,10 +53,6 @@ typedef struct {
     float *k_panels, *v_panels;         /* [KEYS / tile_n][head_dim][tile_n], [..][KEYS][tile_n] */
 } Block;
 
-static int min(int a, int b) { return a < b ? a : b; }
-static int ceil_div(int a, int b) { return (a + b - 1) / b; }
-static int round_up(int a, int b) { return ceil_div(a, b) * b; }
-
 /* How many keys row i of the block may look at. */
 static int visible(const Block *b, int i)
 {

@@ -36,8 +36,6 @@ enum { TILE_M = 6, TILE_N = 16, VECTORS = TILE_N / 8 };
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")         /* arrays of registers need constant indices */
 
-static int min(int a, int b) { return a < b ? a : b; }
-
 /* The mask of the first n lanes; all of them from 8 up. */
 INLINE __m256i first(int n)
 {
@@ -536,7 +534,6 @@ FOR_EACH_TYPE(CVT)
 
 void kernels_avx2(Kernels *k)
 {
-    Act none = ACT_NONE;
     Kernels mine = {
         .few = { few_f32_avx2, few_f16_avx2, few_bf16_avx2 },
         .tile_m = TILE_M, .tile_n = TILE_N, .tile = tile_avx2,
@@ -544,7 +541,8 @@ void kernels_avx2(Kernels *k)
         .dot = dot_avx2, .axpy = axpy_avx2, .scale = scale_avx2, .mix = mix_avx2,
         .add = add_avx2, .mul = mul_avx2, .max = max_avx2, .exp_sum = exp_sum_avx2,
         .layernorm = layernorm_avx2, .rmsnorm = rmsnorm_avx2,
-        .act = { k->act[none], gelu_avx2, gelu_tanh_avx2, gelu_quick_avx2, silu_avx2, relu_avx2 },
+        .act = { k->act[ACT_NONE], gelu_avx2, gelu_tanh_avx2, gelu_quick_avx2, silu_avx2,
+                 relu_avx2 },
         .cvt = { cvt_f32_avx2, cvt_f16_avx2, cvt_bf16_avx2 },
     };
     *k = mine;

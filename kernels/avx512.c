@@ -34,8 +34,6 @@ enum { TILE_M = 6, TILE_N = 64, VECTORS = TILE_N / 16 };
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")         /* arrays of registers need constant indices */
 
-static int min(int a, int b) { return a < b ? a : b; }
-
 /* The mask of the first n lanes; all of them from 16 up. */
 INLINE __mmask16 first(int n) { return (__mmask16)(n >= 16 ? 0xffff : (1u << n) - 1); }
 
@@ -509,7 +507,6 @@ FOR_EACH_TYPE(CVT)
 
 void kernels_avx512(Kernels *k)
 {
-    Act none = ACT_NONE;
     Kernels mine = {
         .few = { few_f32_avx512, few_f16_avx512, few_bf16_avx512 },
         .tile_m = TILE_M, .tile_n = TILE_N, .tile = tile_avx512,
@@ -517,7 +514,7 @@ void kernels_avx512(Kernels *k)
         .dot = dot_avx512, .axpy = axpy_avx512, .scale = scale_avx512, .mix = mix_avx512,
         .add = add_avx512, .mul = mul_avx512, .max = max_avx512, .exp_sum = exp_sum_avx512,
         .layernorm = layernorm_avx512, .rmsnorm = rmsnorm_avx512,
-        .act = { k->act[none], gelu_avx512, gelu_tanh_avx512, gelu_quick_avx512, silu_avx512,
+        .act = { k->act[ACT_NONE], gelu_avx512, gelu_tanh_avx512, gelu_quick_avx512, silu_avx512,
                  relu_avx512 },
         .cvt = { cvt_f32_avx512, cvt_f16_avx512, cvt_bf16_avx512 },
     };

@@ -109,6 +109,10 @@ void kernels_neon(Kernels *k);
 float f16_to_f32(uint16_t h);
 float bf16_to_f32(uint16_t h);
 
+static inline int min(int a, int b)      { return a < b ? a : b; }
+static inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
+static inline int round_up(int a, int b) { return ceil_div(a, b) * b; }
+
 /* The drivers' workspace: bytes of scratch, put back when they return (tensor.c). */
 void  *scratch_bytes(size_t n);
 size_t scratch_mark(void);

@@ -42,10 +42,6 @@ typedef struct {
     size_t work_size;       /* floats of it */
 } Product;
 
-static int min(int a, int b) { return a < b ? a : b; }
-static int ceil_div(int a, int b) { return (a + b - 1) / b; }
-static int round_up(int a, int b) { return ceil_div(a, b) * b; }
-
 /* Finishes the sums S [rows, cols] and puts them at row i0, column j0 of C; S may be there. */
 static void finish(const Product *p, float *S, int lds, int i0, int j0, int rows, int cols)
 {

@@ -36,8 +36,6 @@ enum { TILE_M = 6, TILE_N = 16, VECTORS = TILE_N / 4 };
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")         /* arrays of registers need constant indices */
 
-static int min(int a, int b) { return a < b ? a : b; }
-
 /* The mask of the first n lanes; all of them from 4 up. */
 INLINE uint32x4_t first(int n)
 {
@@ -86,7 +84,7 @@ INLINE void store(float *p, int n, float32x4_t v)
     STAMP(f16, uint16_t)                    \
     STAMP(bf16, uint16_t)
 
-/* === Matrix products ========================================================================= */
+/* === Matrix products ========================================================================== */
 
 /* The sums of the lanes of a, b, c, d. */
 INLINE float32x4_t sum4(float32x4_t a, float32x4_t b, float32x4_t c, float32x4_t d)
@@ -505,7 +503,6 @@ FOR_EACH_TYPE(CVT)
 
 void kernels_neon(Kernels *k)
 {
-    Act none = ACT_NONE;
     Kernels mine = {
         .few = { few_f32_neon, few_f16_neon, few_bf16_neon },
         .tile_m = TILE_M, .tile_n = TILE_N, .tile = tile_neon,
@@ -513,7 +510,8 @@ void kernels_neon(Kernels *k)
         .dot = dot_neon, .axpy = axpy_neon, .scale = scale_neon, .mix = mix_neon,
         .add = add_neon, .mul = mul_neon, .max = max_neon, .exp_sum = exp_sum_neon,
         .layernorm = layernorm_neon, .rmsnorm = rmsnorm_neon,
-        .act = { k->act[none], gelu_neon, gelu_tanh_neon, gelu_quick_neon, silu_neon, relu_neon },
+        .act = { k->act[ACT_NONE], gelu_neon, gelu_tanh_neon, gelu_quick_neon, silu_neon,
+                 relu_neon },
         .cvt = { cvt_f32_neon, cvt_f16_neon, cvt_bf16_neon },
     };
     *k = mine;
