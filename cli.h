@@ -82,6 +82,7 @@ typedef enum { FROM_PATH, FROM_STDIN, FROM_TEXT, FROM_JSONL, FROM_TSV, FROM_PNM 
 typedef struct {
     Source         source;
     int64_t        i;                /* place among all inputs, from 0 */
+    const char    *where;            /* "line 7 of list.txt"; NULL: an operand */
     const char    *raw;              /* the path, the text or the line; zero-terminated */
     size_t         raw_len;
     const char    *id;               /* zero-terminated; not UTF-8: path_b64 stands beside it */
@@ -107,6 +108,8 @@ Input  *input_open(const char *cmd, const Options *o, Takes takes);
 bool    input_next(Input *in, Item *item);
 /* Reads the record, decodes base64, cuts the stream. May fail(). Called for each item once. */
 void    item_open(Input *in, Item *item);
+/* The key of a record as it is written there: "max_tokens" or "max-tokens". */
+const char *record_key(Json record, const char *key);
 /* The picture of the item: its file read, decoded. May fail(). */
 Image   item_picture(const Item *item, const Options *o);
 /* The file, whole, in scratch. May fail() with image.missing or .toobig. */
@@ -115,7 +118,7 @@ int64_t input_total(const Input *in);        /* -1: not known */
 bool    input_several(const Input *in);      /* more than one item may come */
 bool    input_single(const Input *in);       /* exactly one operand: exit code 5 */
 /* Zero-terminated pieces of a file, up to the next `end` byte: for stdin and lists. */
-typedef struct { int fd; char *buf; size_t first, n; bool eof, interactive; } Lines;
+typedef struct { int fd; char *buf; size_t first, n; int64_t n_taken; bool eof; } Lines;
 Lines   lines_open(int fd);
 /* NULL: no more. A piece of more than 256 MB: *n = SIZE_MAX, the piece is passed over. terminated:
  * false for a last piece without its end. */

@@ -69,6 +69,18 @@ static const char *foreign(const uint8_t *bytes, size_t n)
     return NULL;
 }
 
+/* Only what is surely a picture: a folder may have PDFs in it, and texts that begin with "<svg". */
+const char *image_kind(const uint8_t *bytes, size_t n)
+{
+    static const char *const NAME[] = { [JPEG] = "JPEG", [PNG] = "PNG", [BMP] = "BMP",
+                                        [PNM] = "PNM" };
+    static const char PICTURES[] = "WebP GIF AVIF HEIC JPEG XL JPEG 2000 TIFF";
+    Format format = image_format(bytes, n);
+    if (format != NO_PICTURE) return NAME[format];
+    const char *other = n >= 12 ? foreign(bytes, n) : NULL;
+    return other && strstr(PICTURES, other) ? other : NULL;
+}
+
 /* A name that can stand in a command line as it is; else a word in its place. */
 static const char *shell_name(const char *name)
 {
@@ -81,17 +93,17 @@ static const char *conversion(File f, const char *format)
 {
     const char *name = shell_name(f.name);
     if (format && strcmp(format, "HEIC") == 0)
-        return scratch_string("heif-convert %s out.png && mm caption out.png", name);
+        return scratch_string("make a PNG of it: heif-convert %s out.png", name);
     if (format && strcmp(format, "SVG") == 0)
-        return scratch_string("rsvg-convert %s | mm caption -", name);
-    return scratch_string("magick %s png:- | mm caption -", name);
+        return scratch_string("make a PNG of it: rsvg-convert -o out.png %s", name);
+    return scratch_string("make a PNG of it: magick %s out.png", name);
 }
 
 _Noreturn void image_unknown(File f)
 {
     const char *format = foreign(f.bytes, f.n);
     if (format)
-        fail("image.format", conversion(f, format), "%s: a %s file; mm reads JPEG, PNG, BMP "
+        fail("image.format", conversion(f, format), "%s: its format is %s; mm reads JPEG, PNG, BMP "
              "and PNM", quoted(f.name), format);
     size_t blank = 0;
     while (blank < f.n && f.bytes[blank] && strchr(" \t\r\n", f.bytes[blank]))

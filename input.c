@@ -3,7 +3,7 @@
  *   --text, -p    texts                                   \
  *   operands      paths, or texts; "-" is stdin, read as   >  input_next -> Item (raw)
  *                 --in says; with -r folders are entered  /      item_open -> Item (id, path, ...)
- *   --files-from  paths from a list                              item_picture -> Image
+ *   --files-from  paths from a list; or what --in says           item_picture -> Image
  *
  * input_next only fetches and never fails, so that a bad record costs itself alone; item_open,
  * called under the landing of the run, reads the record.
@@ -45,9 +45,9 @@ struct Input {
     bool           texts;                    /* operands are texts */
     int64_t        i, n_text, next_text, next_operand;
     const char    *list;                     /* --files-from or --files0-from */
-    Lines          lines;
-    enum { NO_STREAM, STDIN, LIST_FILE } stream;
-    bool           stream_opened, pnm_over;
+    Lines          from_stdin, from_list;
+    Lines         *pnm;                      /* the stream of pictures that is being read */
+    bool           pnm_over;
     Folder         folder[MAX_DEPTH];
     int            depth;
     char           walk[4096];
@@ -77,6 +77,8 @@ static bool lines_fill(Lines *l)
     if (l->n + CHUNK + 1 > MAX_STREAM) return false;
     ssize_t got;
     do got = read(l->fd, l->buf + l->n, CHUNK); while (got < 0 && errno == EINTR);
+    if (got < 0 && l->fd == STDIN_FILENO && errno == EISDIR)
+        die(EXIT_INPUT, "stdin is a directory");
     if (got < 0) die(EXIT_INPUT, "reading the list of inputs: %s", strerror(errno));
     if (got == 0) l->eof = true;
     l->n += (size_t)got;
@@ -104,9 +106,32 @@ char *lines_next(Lines *l, char end, size_t *n, bool *terminated)
         *n = stop ? (size_t)(stop - start) : have;
         start[*n] = 0;
         l->first += *n + (stop ? 1 : 0);
+        l->n_taken++;
         if (too_long || *n > MAX_LINE) *n = SIZE_MAX;
         return start;
     }
+}
+
+/* === What is there ============================================================================ */
+
+static bool is_folder(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+/* Does a picture begin here, be it one that mm cannot read? Only regular files: a pipe would wait
+ * for ever. */
+static bool is_picture_file(const char *path)
+{
+    unsigned char head[64];
+    struct stat st;
+    if (stat(path, &st) || !S_ISREG(st.st_mode)) return false;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0) return false;
+    ssize_t n = read(fd, head, sizeof head);
+    close(fd);
+    return n > 0 && image_kind(head, (size_t)n);
 }
 
 /* === Opening ================================================================================== */
@@ -131,6 +156,22 @@ static int stdin_uses(const Options *o)
     return n;
 }
 
+/* What --in says, if it is something else than files; else NULL. */
+static const char *stream_format(const Options *o)
+{
+    return o->in && strcmp(o->in, "files") ? o->in : NULL;
+}
+
+/* For a model of texts the name of a picture is most likely a mistake. */
+static void refuse_pictures(const char *cmd, const Options *o)
+{
+    for (int64_t i = 0; i < o->n_operands; i++)
+        if (is_picture_file(o->operand[i]))
+            usage_error(cmd, "%s: is a picture, and this model takes texts only\nto embed these "
+                        "very words: --text %s; pictures: -m clip", quoted(o->operand[i]),
+                        quoted(o->operand[i]));
+}
+
 Input *input_open(const char *cmd, const Options *opts, Takes takes)
 {
     Input *in = keep_bytes(sizeof *in);
@@ -141,12 +182,19 @@ Input *input_open(const char *cmd, const Options *opts, Takes takes)
     in->list = o->files0_from ? o->files0_from : o->files_from;
     if (o->files0_from && o->files_from)
         usage_error(cmd, "--files0-from and --files-from: one of them");
-    if (in->texts && (in->list || o->recursive))
-        usage_error(cmd, "%s: this model takes texts, not files", in->list ? "--files-from" : "-r");
+    const char *format = stream_format(o);
+    if (in->texts && in->list && !format)
+        usage_error(cmd, "this model takes texts, not files: for a file of texts say --in lines "
+                    "--files-from %s", quoted(in->list));
+    if (in->texts && o->recursive) usage_error(cmd, "-r: this model takes texts, not files");
+    if (in->texts && strcmp(cmd, "embed") == 0) refuse_pictures(cmd, o);
+    if (o->files0_from && format && strcmp(format, "pnm") == 0)
+        usage_error(cmd, "--in pnm goes with --files-from FILE: nothing ends in NUL there");
     bool none = !o->n_operands && !in->list && !o->n_text;
-    if (o->in && strcmp(o->in, "files") && o->n_operands && stdin_uses(o) == 0)
-        usage_error(cmd, "--in %s is about stdin: give '-', or --files-from LIST", o->in);
-    if (o->in && !o->n_operands && stdin_uses(o) == 0) {             /* --in without "-" */
+    if (format && o->n_operands && !in->list && stdin_uses(o) == 0)
+        usage_error(cmd, "--in %s says how a stream is read: give '-' for stdin, or --files-from "
+                    "FILE", o->in);
+    if (o->in && !o->n_operands && !in->list && stdin_uses(o) == 0) {   /* --in without "-" */
         o->operand = keep_bytes(sizeof(char *) * (size_t)(o->n_operands + 1));
         if (opts->n_operands)
             memcpy(o->operand, opts->operand, sizeof(char *) * (size_t)opts->n_operands);
@@ -160,7 +208,7 @@ Input *input_open(const char *cmd, const Options *opts, Takes takes)
     }
     if (none) usage_error(cmd, in->texts ? "no text given" : "no picture given ('-' reads stdin)");
     if (stdin_uses(o) > 1) usage_error(cmd, "stdin ('-') can be read only once");
-    if (in->list) in->lines = lines_open(open_list(cmd, in->list));
+    if (in->list) in->from_list = lines_open(open_list(cmd, in->list));
     return in;
 }
 
@@ -196,24 +244,6 @@ static int by_bytes(const void *a, const void *b)
     return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
-static bool is_folder(const char *path)
-{
-    struct stat st;
-    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
-}
-
-/* Does a picture that mm reads begin here? Only regular files: a pipe would wait for ever. */
-static bool is_picture_file(const char *path)
-{
-    unsigned char head[64];
-    struct stat st;
-    if (stat(path, &st) || !S_ISREG(st.st_mode)) return false;
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0) return false;
-    ssize_t n = read(fd, head, sizeof head);
-    close(fd);
-    return n > 0 && image_is_picture(head, (size_t)n);
-}
 
 /* Enters the directory in->walk, which gets a '/' at its end. One that we are inside of already (a
  * symbolic link upward) is passed over. False: it cannot be read. */
@@ -298,15 +328,12 @@ static Source line_source(const Input *in)
     return in->texts ? FROM_TEXT : FROM_PATH;
 }
 
-/* The next piece of stdin. as_text: of --text -. */
-static bool next_of_stdin(Input *in, Item *item, bool as_text)
+/* The next piece of stdin, or of a list; NULL stands for stdin. as_text: of --text -. */
+static bool next_of_stream(Input *in, Item *item, Lines *l, const char *name, bool as_text)
 {
-    if (!in->stream_opened) {
-        in->lines = lines_open(STDIN_FILENO);
-        in->stream_opened = true;
-    }
     if (!as_text && in->o->in && strcmp(in->o->in, "pnm") == 0) {
-        Lines *l = &in->lines;
+        if (in->pnm != l) in->pnm_over = false;
+        in->pnm = l;
         if (in->pnm_over || (l->first == l->n && !lines_fill(l))) return false;
         return give(in, item, FROM_PNM, "-", 1);
     }
@@ -314,12 +341,22 @@ static bool next_of_stdin(Input *in, Item *item, bool as_text)
     for (;;) {
         size_t n;
         bool terminated;
-        char *line = lines_next(&in->lines, '\n', &n, &terminated);
+        char *line = lines_next(l, name && in->o->files0_from ? 0 : '\n', &n, &terminated);
         if (!line) return false;
-        if (source == FROM_JSONL && n != SIZE_MAX && line[strspn(line, " \t\r")] == 0
+        if (source == FROM_JSONL && n != SIZE_MAX && line[strspn(line, " \t\r\n")] == 0
             && strlen(line) == n) continue;              /* a blank line is no record */
-        return give(in, item, source, line, n);
+        give(in, item, source, line, n);
+        bool std = !name || strcmp(name, "-") == 0;
+        item->where = scratch_string("line %lld of %s", (long long)l->n_taken,
+                                     std ? "stdin" : quoted(name));
+        return true;
     }
+}
+
+static bool next_of_stdin(Input *in, Item *item, bool as_text)
+{
+    if (!in->from_stdin.buf) in->from_stdin = lines_open(STDIN_FILENO);
+    return next_of_stream(in, item, &in->from_stdin, NULL, as_text);
 }
 
 bool input_next(Input *in, Item *item)
@@ -350,19 +387,24 @@ bool input_next(Input *in, Item *item)
         snprintf(in->walk, sizeof in->walk, "%s", word);
         if (!enter_folder(in)) return give(in, item, FROM_PATH, word, strlen(word));
     }
-    if (!in->list) return false;
-    size_t n;
-    bool terminated;
-    char *line = lines_next(&in->lines, o->files0_from ? 0 : '\n', &n, &terminated);
-    return line && give(in, item, FROM_PATH, line, n);
+    return in->list && next_of_stream(in, item, &in->from_list, in->list, false);
 }
 
 /* === Reading a record ========================================================================= */
 
-static void need_clean_path(const char *path, size_t n)
+static void need_clean_path(const Item *item, const char *path, size_t n)
 {
-    if (n == 0) fail("image.missing", NULL, "an empty path");
-    if (memchr(path, 0, n)) fail("input.text", NULL, "%s: a path with a NUL byte", quoted(path));
+    const char *where = item->where ? item->where : "operand";
+    if (n == 0) fail("image.missing", NULL, "%s: an empty path", where);
+    if (memchr(path, 0, n))
+        fail("input.text", NULL, "%s: a path with a NUL byte: %s", where, quoted(path));
+}
+
+const char *record_key(Json record, const char *key)
+{
+    char *other = scratch_string("%s", key);
+    for (char *s = other; *s; s++) if (*s == '_') *s = '-';
+    return json_get(record, other).node ? other : key;
 }
 
 static const char *record_text(Json record, const char *key, size_t *n)
@@ -373,23 +415,30 @@ static const char *record_text(Json record, const char *key, size_t *n)
     return s;
 }
 
-static void open_record(Input *in, Item *item)
+/* The record's own id: as it came, of whatever type. */
+static void take_id(Item *item, Json id)
 {
-    char *name = scratch_string("record %lld", (long long)item->i + 1);
-    item->record = json_parse(name, item->raw, item->raw_len, 64, 0);
-    if (!json_is(item->record, JSON_OBJECT))
-        fail("input.json", NULL, "%s: expected an object, as {\"image\":\"a.jpg\"}", name);
-    Json id = json_get(item->record, "id");
-    size_t n = 0, n_path = 0, n_b64 = 0;
-    const char *path = record_text(item->record, "image", &n_path);
     if (json_is(id, JSON_STRING)) {
         item->id = json_string(id, &item->id_len);
     } else if (id.node && json_type(id) != JSON_NULL) {
         item->id_json = id;
-        n = json_span(id, &item->id);
-        item->id = scratch_string("%.*s", (int)n, item->id);
-        item->id_len = n;
-    } else if (path) {
+        item->id_len = json_span(id, &item->id);
+        item->id = scratch_string("%.*s", (int)item->id_len, item->id);
+    }
+}
+
+static void open_record(Input *in, Item *item)
+{
+    const char *name = item->where;
+    Json record = json_parse(name, item->raw, item->raw_len, 64, 0);
+    if (!json_is(record, JSON_OBJECT))
+        fail("input.json", NULL, "%s: expected an object, as {\"image\":\"a.jpg\"}", name);
+    item->record = record;
+    Json id = json_get(record, "id");
+    take_id(item, id);
+    size_t n = 0, n_path = 0, n_b64 = 0;
+    const char *path = record_text(item->record, "image", &n_path);
+    if (path && (!id.node || json_type(id) == JSON_NULL)) {
         item->id = path;
         item->id_len = n_path;
     }
@@ -399,7 +448,7 @@ static void open_record(Input *in, Item *item)
     const char *b64 = record_text(item->record, "image_b64", &n_b64);
     if (path && b64) fail("input.json", NULL, "%s: image and image_b64: one of them", name);
     if (path) {
-        need_clean_path(path, n_path);
+        need_clean_path(item, path, n_path);
         item->path = path;
     } else if (b64) {
         item->bytes = base64_decode(b64, n_b64, &item->n_bytes);
@@ -413,9 +462,12 @@ static void open_record(Input *in, Item *item)
         }
     }
     if (!item->path && !item->bytes && !item->text) {
-        if (in->texts || !json_is(id, JSON_STRING))
-            fail("input.json", NULL, "%s: no %s", name, in->texts ? "text" : "image or image_b64");
-        need_clean_path(item->id, item->id_len);         /* as mm writes records: id is the path */
+        bool from_mm = json_is(json_get(record, "cmd"), JSON_STRING);    /* there id is the path */
+        if (in->texts) fail("input.json", NULL, "%s: no key text", name);
+        if (!from_mm || !json_is(id, JSON_STRING))
+            fail("input.json", NULL, "%s: no key image or image_b64%s", name,
+                 in->takes == TAKES_BOTH ? " or text" : "");
+        need_clean_path(item, item->id, item->id_len);
         item->path = item->id;
     }
     if (item->text && !json_is(id, JSON_STRING) && !item->id_json.node) {
@@ -429,7 +481,7 @@ static void open_columns(Input *in, Item *item)
 {
     char *line = scratch_bytes(item->raw_len + 1);
     memcpy(line, item->raw, item->raw_len + 1);
-    if (memchr(line, 0, item->raw_len)) fail("input.text", NULL, "a line with a NUL byte");
+    if (memchr(line, 0, item->raw_len)) fail("input.text", NULL, "%s: a NUL byte", item->where);
     char *second = strchr(line, '\t'), *third = second ? strchr(second + 1, '\t') : NULL;
     if (second) *second++ = 0;
     if (third) *third++ = 0;
@@ -441,7 +493,7 @@ static void open_columns(Input *in, Item *item)
         item->text = what;
         item->text_len = strlen(what);
     } else {
-        need_clean_path(what, strlen(what));
+        need_clean_path(item, what, strlen(what));
         item->path = what;
     }
 }
@@ -449,7 +501,7 @@ static void open_columns(Input *in, Item *item)
 /* The next picture of a stream of PNMs. */
 static void open_pnm(Input *in, Item *item)
 {
-    Lines *l = &in->lines;
+    Lines *l = in->pnm;
     ImageOptions io = { .max_pixels = in->o->max_pixels > 0 ? in->o->max_pixels : 0 };
     in->pnm_over = true;                                 /* unless the picture's end is found */
     for (;;) {
@@ -478,6 +530,7 @@ static void open_stdin(Input *in, Item *item)
     Lines l = lines_open(STDIN_FILENO);
     while (lines_fill(&l)) {}
     if (!l.eof) fail("image.toobig", NULL, "-: more than 1 GB on stdin");
+    if (!l.n) fail("image.empty", NULL, "-: nothing came on stdin, expected a picture");
     if (l.n && !image_is_picture((const uint8_t *)l.buf, l.n) && memchr(l.buf, '\n', l.n))
         fail("image.format", "for a list of paths on stdin say --in lines, for records --in jsonl",
              "-: stdin is not a picture");
@@ -489,10 +542,10 @@ void item_open(Input *in, Item *item)
 {
     if (item->raw_len == SIZE_MAX)
         fail(item->source == FROM_JSONL ? "input.json" : "input.text", NULL,
-             "line %lld has more than 256 MB", (long long)item->i + 1);
+             "%s: more than 256 MB", item->where);
     switch (item->source) {
     case FROM_PATH:
-        need_clean_path(item->raw, item->raw_len);
+        need_clean_path(item, item->raw, item->raw_len);
         item->path = item->raw;
         break;
     case FROM_TEXT:

@@ -422,7 +422,8 @@ static void caption_item(Run *r, const Item *item, Result *res)
     int logprobs = json_int(item->record, "logprobs", r->o.logprobs > 0 ? (int)r->o.logprobs : 0, 0,
                             1000);
     GenOptions o = {
-        .max_tokens = json_int(item->record, "max_tokens", (int)r->o.max_tokens, 0, 100000),
+        .max_tokens = json_int(item->record, record_key(item->record, "max_tokens"),
+                               (int)r->o.max_tokens, 0, 100000),
         .beams = json_int(item->record, "beams", (int)r->o.beams, 1, 64),
         .logprobs = small && !logprobs ? 1 : logprobs,
     };
@@ -662,9 +663,10 @@ static void classify_item(Run *r, const Item *item, Result *res)
     Classifier *c = r->ctx;
     int n, top = json_int(item->record, "top", r->o.top > 0 ? (int)r->o.top : -1, 1, 1000000);
     const char **label = item_labels(c, item, &n);
-    const char *form = json_str(item->record, "label_template", c->form);
+    const char *key = record_key(item->record, "label_template");
+    const char *form = json_str(item->record, key, c->form);
     bool own = label != c->label || form != c->form;
-    if (!strstr(form, "{}")) json_error(json_get(item->record, "label_template"), "has no {}");
+    if (!strstr(form, "{}")) json_error(json_get(item->record, key), "has no {}");
     Tensor image = model_input(r, c->m, item, res), text = c->text;
     double start = now_ms();
     if (c->m->clip && own) {

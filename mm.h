@@ -32,6 +32,8 @@ typedef struct {
 Image     image_decode(const char *name, const uint8_t *bytes, size_t n, ImageOptions o);
 ImageInfo image_info(const char *name, const uint8_t *bytes, size_t n);
 bool      image_is_picture(const uint8_t *bytes, size_t n);  /* by its first bytes: one mm reads */
+/* "PNG", "WebP": also kinds of pictures that mm does not read; NULL: no picture. By first bytes. */
+const char *image_kind(const uint8_t *bytes, size_t n);
 /* Length of the PNM picture that starts at bytes: for streams of them. 0: more bytes are needed. */
 size_t    image_pnm_length(const char *name, const uint8_t *bytes, size_t n, ImageOptions o);
 

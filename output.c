@@ -528,7 +528,9 @@ static void put_copied(Buf *b, const Command *c, Json record)
     for (Json m = json_first(record); m.node; m = json_next(m)) {
         size_t n, n_value;
         const char *key = json_key(m, &n), *value;
-        if (in_list(COMMON, key, n) || in_list(c->in_fields, key, n)
+        char *as_field = scratch_bytes(n + 1);           /* max-tokens is max_tokens */
+        for (size_t i = 0; i < n; i++) as_field[i] = key[i] == '-' ? '_' : key[i];
+        if (in_list(COMMON, key, n) || in_list(c->in_fields, as_field, n)
             || in_list(c->out_fields, key, n)) continue;
         put_bytes(b, ",", 1);
         put_json(b, key, n);

@@ -244,6 +244,30 @@ run caption $CAP --in pnm --json -; expect "--in pnm" 0 lines=3 out='"id":"-#2"'
 run caption $CAP --in pnm --json -; expect "a torn stream" 1 lines=2 out='"code":"image.truncated"'
 printf 'a\0b\n' >"$T/in"; in=$T/in; run caption $CAP --in lines --json -
 expect "NUL in a path" 1 out='"code":"input.text"'
+run caption $CAP --in lines --files-from "$T/list"; same "--in lines of a file" "$T/out" "$T/two"
+printf '{"id":"a","image":"%s","max-tokens":2}\n\n[1,{"x":2}]\n7\n{"id":"b","image":3}\n{"id":"c"}\n' \
+    $P/wide.png >"$T/in.jsonl"
+run caption $CAP --in jsonl --json --files-from "$T/in.jsonl"
+expect "--in jsonl of a file" 1 lines=5 out~'"id":"a","ok":true.*"out":2\}.*\]\}$' out-'"":' out-max-tokens \
+    out~'"id":"#1","ok":false,.*line 3 of .*in.jsonl: expected an object' out~'"id":"b","ok":false' \
+    out~'"id":"c",.*no key image or image_b64"'
+printf '{"image":"%s"}\0{"image":"%s"}\0' $P/wide.png $P/tall.png >"$T/in"
+run caption $CAP --in jsonl --files0-from "$T/in"; same "--in jsonl, ended by NUL" "$T/out" "$T/two"
+printf 'k1\t%s\n' $P/wide.png >"$T/in"; run caption $CAP --in tsv --files-from "$T/in"
+expect "--in tsv of a file" 0 lines=1 out~'^k1	'
+run caption $CAP --in pnm --files-from "$T/a.ppm"; expect "--in pnm of a file" 0 lines=1 out~'^-#0	'
+run caption $CAP --in pnm --files0-from "$T/a.ppm"; expect "--in pnm, ended by NUL" 2
+in=$T/a.ppm; run caption $CAP --in pnm --files-from "$T/a.ppm" -; expect "two streams" 0 lines=2
+printf 'a cat\n' >"$T/in"; run embed $BERT --in lines --files-from "$T/in"; expect "texts of a file" 0 lines=1
+run embed $BERT --files-from "$T/in"; expect "a file of texts" 2 err="--in lines --files-from"
+run embed $BERT $P/wide.png; expect "a picture for a model of texts" 2 err="is a picture"
+run embed $BERT --text $P/wide.png; expect "but as a text" 0 lines=1
+printf '%s\n\n' $P/wide.png >"$T/in"; run caption $CAP --files-from "$T/in"
+expect "a blank line in a list" 1 err="line 2 of $T/in: an empty path"
+run caption $CAP -; expect "nothing on stdin" 5 err="nothing came on stdin"
+mkdir "$T/webp"; printf 'RIFF\044\0\0\0WEBPVP8 ' >"$T/webp/a.webp"; cp $D/readme.txt "$T/webp"
+run caption $CAP --json -r "$T/webp"
+expect "-r: kinds that mm does not read are not passed over" 1 lines=1 out=WebP out~'hint":"[^"]*magick'
 printf '%s\r\n' $P/wide.png >"$T/in"; in=$T/in; run caption $CAP --in lines -
 expect "a line of Windows" 1 err='\r'
 in=$T/list; run caption $CAP -; expect "a list where a picture should be" 5 err="--in lines"

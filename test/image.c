@@ -238,16 +238,16 @@ static void refused(const char *bytes, size_t n, ImageOptions o, const char *cod
 static void test_refused(void)
 {
     REFUSED("", "image.empty", "t.img: an empty file");
-    REFUSED("RIFF\x24\0\0\0WEBPVP8 ", "image.format", "magick t.img png:- | mm caption -");
+    REFUSED("RIFF\x24\0\0\0WEBPVP8 ", "image.format", "magick t.img out.png");
     REFUSED("\0\0\0\x18""ftypheic\0\0\0\0", "image.format", "heif-convert t.img");
     REFUSED("\0\0\0\x18""ftypavif\0\0\0\0", "image.format", "AVIF");
-    REFUSED("GIF89a\1\0\1\0", "image.format", "a GIF file");
-    REFUSED("II*\0\x08\0\0\0", "image.format", "a TIFF file");
-    REFUSED("MM\0*\0\0\0\x08", "image.format", "a TIFF file");
-    REFUSED("8BPS\0\1", "image.format", "a PSD file");
-    REFUSED("\xff\x0a\xfa", "image.format", "a JPEG XL file");
-    REFUSED("%PDF-1.7", "image.format", "a PDF file");
-    REFUSED("<?xml version='1.0'?><svg>", "image.format", "a SVG file");
+    REFUSED("GIF89a\1\0\1\0", "image.format", "its format is GIF;");
+    REFUSED("II*\0\x08\0\0\0", "image.format", "its format is TIFF;");
+    REFUSED("MM\0*\0\0\0\x08", "image.format", "its format is TIFF;");
+    REFUSED("8BPS\0\1", "image.format", "its format is PSD;");
+    REFUSED("\xff\x0a\xfa", "image.format", "its format is JPEG XL;");
+    REFUSED("%PDF-1.7", "image.format", "its format is PDF;");
+    REFUSED("<?xml version='1.0'?><svg>", "image.format", "its format is SVG;");
     REFUSED("\n<!doctype html><html>", "image.format", "a page of HTML");
     REFUSED("P4\n1 1\n\x80", "image.format", "a PBM file");
     REFUSED("BMore text than picture", "image.format", "begins with \"BMore");
