@@ -21,17 +21,17 @@ typedef struct {
     const char **text;               /* --text, as often as it is given */
     const char **operand;
     int64_t n_text, n_operands;
-    int64_t threads, limit, skip, top, beams, max_tokens, logprobs, max_pixels, verbose;
+    int64_t threads, limit, skip, top, beams, max_tokens, logprobs, max_pixels, verbose, seconds;
     bool recursive, json, tsv, nul, retry_errors, exit0, quiet, timings, no_filename, no_exif;
-    bool exact, raw, cpu, tensors, no_color, help, help_all, version;
+    bool exact, raw, cpu, tensors, full, no_color, help, help_all, version;
 } Options;
 
 /* Commands as a set of bits, for the option table. */
 enum { CAPTION = 1, EMBED = 2, CLASSIFY = 4, INFO = 8, PREPROCESS = 16, TOKENIZE = 32, HELP = 64,
-       LS = 128 };
+       LS = 128, BENCH = 256 };
 #define RUNS     (CAPTION | EMBED | CLASSIFY | PREPROCESS | TOKENIZE)   /* item by item */
 #define PICTURES (CAPTION | EMBED | CLASSIFY | PREPROCESS)
-#define EVERY    (RUNS | INFO)
+#define EVERY    (RUNS | INFO | BENCH)
 #define ANY      (EVERY | HELP | LS)
 
 typedef struct Run Run;
@@ -208,6 +208,13 @@ void info_cpu(const Options *o, const char *level, const char *available);
 void info_tensors(Ckpt ck, const Options *o);
 void info_model(const ModelFacts *m, const Options *o);
 void info_found(const FoundModel *m, int i, const Options *o);       /* a line of mm ls */
+double memory_free(void);                    /* bytes that processes can still have */
 const char *bytes_string(double n);          /* "990 MB"; static buffers */
+
+/* === mm bench (bench.c) ======================================================================= */
+
+/* Measures with the kernels in force, first with one thread, then with that many (0: the default):
+ * the pool must not have been started. Returns the exit code. */
+int bench(const Run *r, int threads);
 
 #endif

@@ -61,10 +61,9 @@ void help_general(const Command *table, bool all)
         return;
     }
     printf("\nA model is a directory, org/name from the Hugging Face cache, or an alias (blip,\n"
-           "clip, minilm, ...). Without -m: $MM_<CMD>_MODEL, else a small one inside mm. mm\n"
-           "never downloads; `hf download org/name` does. Results go to stdout, messages to\n"
-           "stderr. Exit codes: 0 done, 1 some items failed, 2 usage, 3 no such model, 4 bad\n"
-           "model file, 5 bad input, 6 memory, 7 output.\n");
+           "clip, ...). Without -m: $MM_<CMD>_MODEL, else a small one inside mm. mm never\n"
+           "downloads; `hf download org/name` does. Exit codes: 0 done, 1 some items failed,\n"
+           "2 usage, 3 no such model, 4 bad model file, 5 bad input, 6 memory, 7 output.\n");
 }
 
 void help_command(const Command *c, bool all)

@@ -85,7 +85,7 @@ bool info_picture(const char *path, const Options *o)
 
 /* === The machine ============================================================================== */
 
-static double memory_free(void)
+double memory_free(void)
 {
     double kb = 0;
     char line[200];

@@ -279,7 +279,8 @@ static void model_pictures(Model *m)
 
 /* === What every run begins with =============================================================== */
 
-static void start_machine(Run *r)
+/* The kernels; returns how many threads are asked for, 0: the default. */
+static int choose_machine(Run *r)
 {
     const char *cap = r->o.isa ? r->o.isa : getenv("MM_CPU");
     const char *env = getenv("MM_THREADS");
@@ -294,7 +295,12 @@ static void start_machine(Run *r)
             usage_error(r->name, "MM_THREADS %s: expected a whole number from 1 to 512",
                         quoted(env));
     }
-    threads_start((int)n);
+    return (int)n;
+}
+
+static void start_machine(Run *r)
+{
+    threads_start(choose_machine(r));
     run_seed(r);
 }
 
@@ -805,6 +811,8 @@ static int cmd_ls(Run *r)
     return 0;
 }
 
+static int cmd_bench(Run *r) { return bench(r, choose_machine(r)); }
+
 static int cmd_help(Run *r)
 {
     const char *word = r->o.n_operands ? r->o.operand[0] : NULL;
@@ -862,6 +870,11 @@ const Command COMMANDS[] = {
       "  mm tokenize -m clip \"a photo of a dog\"\n"
       "  mm tokenize -m minilm --json < lines.txt        a record per line\n",
       "text prompt", "ids" },
+    { "bench", NULL, BENCH, cmd_bench, "[--full] [KERNEL...]",
+      "how near the kernels come to this machine's limits",
+      "  mm bench                        half a minute: in percent of the limits\n"
+      "  mm bench --full --json > bench.jsonl\n  mm bench --seconds 5 gemm attention\n",
+      NULL, "kernel type shape isa threads ms rate unit limit percent spread" },
     { "help", NULL, HELP, cmd_help, "[CMD]", "help, also of one command", "", NULL, NULL },
     { 0 }
 };

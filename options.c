@@ -26,7 +26,7 @@
 
 /* letter, name, value, kind, field, commands, shown by -h, smallest, largest, what it does */
 const OptionRow OPTIONS[] = {
-    {'m', "model", "M", TEXT, AT(model), EVERY, true, 0, 0,
+    {'m', "model", "M", TEXT, AT(model), RUNS | INFO, true, 0, 0,
      "path, org/name[@rev], alias, builtin:NAME (`mm ls`)"},
     {'p', "prompt", "TEXT", TEXT, AT(prompt), CAPTION | EMBED | TOKENIZE, true, 0, 0,
      "a question, a beginning, a text (@FILE: from a file)"},
@@ -100,6 +100,10 @@ const OptionRow OPTIONS[] = {
     {0, "cpu", NULL, FLAG, AT(cpu), INFO, true, 0, 0, "kernels and threads of this machine"},
     {0, "tensors", NULL, FLAG, AT(tensors), INFO, true, 0, 0,
      "name, type, shape, offset of every tensor"},
+    {0, "full", NULL, FLAG, AT(full), BENCH, true, 0, 0,
+     "all shapes, with one thread, too (2 minutes)"},
+    {0, "seconds", "S", NUMBER, AT(seconds), BENCH, true, 1, 86400,
+     "to stop after, if 5 rounds are done (default 40)"},
     {0, "progress", "auto|none|plain", CHOICE, AT(progress), RUNS, false, 0, 0,
      "auto: on a terminal; none; plain: a line every 5 s"},
     {'q', "quiet", NULL, FLAG, AT(quiet), EVERY, false, 0, 0, "no progress, no warnings"},
@@ -361,7 +365,7 @@ static int long_option(Options *o, const Command *c, const Command *table, char 
 /* Commands of later versions, so that nobody takes them for a typing mistake. */
 static const char *const PLANNED[] = {
     "chat", "complete", "search", "generate", "detect", "segment", "pull", "verify",
-    "quantize", "convert", "selftest", "bench", "completion"
+    "quantize", "convert", "selftest", "completion"
 };
 enum { N_PLANNED = sizeof PLANNED / sizeof PLANNED[0] };
 
@@ -383,7 +387,7 @@ const Command *options_parse(Options *o, const Command *table, int argc, char **
                              const char **typed)
 {
     *o = (Options){ .threads = -1, .limit = -1, .skip = -1, .top = -1, .beams = -1,
-                    .max_tokens = -1, .logprobs = -1, .max_pixels = -1 };
+                    .max_tokens = -1, .logprobs = -1, .max_pixels = -1, .seconds = -1 };
     argv = expand(&argc, argv);
     int at = 1;
     for (; at < argc && argv[at][0] == '-'; at++)        /* before the command: help and version */

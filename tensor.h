@@ -89,6 +89,7 @@ size_t add_size(size_t a, size_t b);
 /* Starts the pool, once. n = 0: the smallest of the CPUs this process may run on, their physical
  * (on hybrid processors: performance) cores, and the cgroup's quota rounded down; at least 1. */
 void threads_start(int n);
+int  threads_default(void);                  /* what 0 means */
 /* How the default was found, in words, for `mm info --cpu`. */
 const char *threads_reason(void);
 

@@ -207,7 +207,7 @@ static double cgroup_quota(void)
     return least;
 }
 
-static int default_threads(void)
+int threads_default(void)
 {
     cpu_set_t set;
     CPU_ZERO(&set);
@@ -229,7 +229,7 @@ void threads_start(int n)
 {
     if (pool.n > 1) bug("threads_start twice");
     if (n > 0) snprintf(pool.reason, sizeof pool.reason, "%d: as asked for", n);
-    else       n = default_threads();
+    else       n = threads_default();
     if (n > MAX_THREADS) n = MAX_THREADS;
     sigset_t asynchronous, before;
     sigfillset(&asynchronous);

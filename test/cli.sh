@@ -55,7 +55,7 @@ run --help; expect "--help" 0 quiet out="mm caption"
 [ "$(wc -l <"$T/out")" -le 24 ] && good || bad "--help has more than 24 lines"
 is "--help fits 80 columns" "$(awk 'length($0) > 80' "$T/out")" ""
 is "--help leads with an example" "$(sed -n 3p "$T/out" | cut -c1-12)" "  mm caption"
-for c in caption vqa embed classify info ls preprocess tokenize; do
+for c in caption vqa embed classify info ls preprocess tokenize bench; do
     run $c -h; expect "$c -h" 0 quiet
     [ "$(wc -l <"$T/out")" -le 24 ] && good || bad "$c -h has more than 24 lines"
     is "$c -h fits 80 columns" "$(awk 'length($0) > 80' "$T/out")" ""
@@ -341,6 +341,28 @@ for c in "caption $CAP --beams 2" "embed $CLIP" "classify $CLIP --labels a,b"; d
     is "$c: alone as in a batch" "$(sed 's/"i":0/"i":1/; s/"seed":[0-9]*//' "$T/out")" \
         "$(tail -1 "$T/t1" | sed 's/"seed":[0-9]*//')"
 done
+
+# --- bench -----------------------------------------------------------------------------------------
+run bench nothing; expect "no such kernel" 2 empty err="gemm attention" err=relu
+run bench --seconds 0 relu; expect "--seconds 0" 2 err="1 to"
+run bench --isa sse9 relu; expect "bench --isa sse9" 2 err=ref
+run bench -m blip; expect "bench has no model" 2 err="belongs to"
+run bench --seconds 1 -t 2 --json relu cvt
+expect "bench --json" 0 quiet \
+    out~'^\{"v":1,"cmd":"bench","i":0,"ok":true,"limit":"fma","threads":1,"rate":[0-9.e+]+,"unit":"GFLOP/s"\}$' \
+    out~'"limit":"memory","threads":1,"rate"' out~'"limit":"fma","threads":2,"rate"' \
+    out~'"kernel":"relu","type":"F32","shape":"(4096|16)x1280","isa":"[a-z0-9]+","threads":2,"ms":[0-9.e+-]+,"rate":[0-9.e+]+,"unit":"GB/s","limit":"memory","percent":[0-9.]+,"spread":[0-9.]+\}$' \
+    out='"kernel":"cvt","type":"BF16"' out='"shape":"16x1280","isa":"ref"' out-gemm
+is "one object a line" "$(grep -vc '^{.*}$' "$T/out")" 0
+is "bench: rate x ms is what relu over 16 rows reads and writes" \
+    "$(sed -n 's/.*"relu".*"16x1280".*"ms":\([^,]*\),"rate":\([^,]*\),.*/\1 \2/p' "$T/out" |
+       awk '{ x = $1 * $2 * 1e6 / (2 * 4 * 16 * 1280); print (x > 0.99 && x < 1.01) }')" 1
+if command -v jq >/dev/null; then
+    is "bench: every limit and rate is above zero" "$(jq -r 'select(.rate <= 0)' "$T/out" | wc -l)" 0
+else skip "jq is missing: records of bench are not parsed"; fi
+run bench --seconds 1 -t 1 --isa ref softmax
+expect "bench, a table" 0 quiet out~'^limits with 1 thread:  fma [0-9.]+ GFLOP/s .*memory [0-9.]+ GB/s$' \
+    out~'^softmax +F32 +16x1280 +ref +1 .* % memory' out-4096x1280
 
 # --- Signals, and many pictures --------------------------------------------------------------------
 N=${MM_MANY:-2000}; mkdir "$T/many"; w=$(realpath $P/wide.png)

@@ -1,8 +1,7 @@
 /* kernels.c -- every kernel of every level against its definition, in the manner of checkasm.
  *
  *   test/kernels [--isa LEVEL] [--cases N] [--seed S]    all levels of this CPU, or one
- *   test/kernels --best                                  prints the best level
- *   test/kernels --bench [LEVEL] [THREADS]               prints speeds (bench_kernels.h)
+ *   test/kernels --best, --levels                        prints the best level, all levels
  *
  * For each slot, random cases: sizes with many ones, primes and neighbours of powers of two; row
  * distances larger than rows; addresses that are aligned to nothing. All memory around and between
@@ -22,7 +21,6 @@
 
 #include "../kernels/kernels.h"
 #include "../tensor.h"
-#include "bench_kernels.h"
 
 #define U 0x1p-24                               /* the largest relative error of a rounding */
 #define TINY 0x1p-140                           /* many roundings among the subnormals */
@@ -826,9 +824,9 @@ int main(int argc, char **argv)
         if (!strcmp(argv[i], "--best")) {
             puts(strrchr(levels, ' ') ? strrchr(levels, ' ') + 1 : levels);
             return 0;
-        } else if (!strcmp(argv[i], "--bench")) {
-            return bench_kernels(i + 1 < argc ? argv[i + 1] : NULL,
-                                 i + 2 < argc ? atoi(argv[i + 2]) : 0);
+        } else if (!strcmp(argv[i], "--levels")) {
+            puts(levels);
+            return 0;
         } else if (i + 1 < argc && !strcmp(argv[i], "--isa")) {
             isa = argv[++i];
         } else if (i + 1 < argc && !strcmp(argv[i], "--cases")) {
@@ -836,8 +834,8 @@ int main(int argc, char **argv)
         } else if (i + 1 < argc && !strcmp(argv[i], "--seed")) {
             only_seed = strtoull(argv[++i], NULL, 10);
         } else {
-            fprintf(stderr, "usage: kernels [--best | --bench [LEVEL] [THREADS]] [--isa LEVEL] "
-                            "[--cases N] [--seed S]\n");
+            fprintf(stderr, "usage: kernels [--best | --levels] [--isa LEVEL] [--cases N] "
+                            "[--seed S]\n");
             return 2;
         }
     }

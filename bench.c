@@ -1,0 +1,620 @@
+/* bench.c -- mm bench: how near each kernel comes to what this machine can do.
+ *
+ * A speed alone says little: 200 GFLOP/s is excellent here and poor there. So the machine's own
+ * limits are measured too, in the same run, and every speed is told in percent of the one that
+ * bounds it:
+ *
+ *   fma     multiply-adds in f32, from registers            products of many rows, attention
+ *   memory  reading, from no cache                          one row, one query, norms, softmax, ...
+ *   bf16    dot products of bf16 pairs, int8 of bytes       for kernels to come
+ *
+ * Machines that others use too are fast and slow by turns, within milliseconds and within minutes.
+ * Against that:
+ *   - each timing (about 10 ms) stands between two measurements of its limit, 4 ms each, right
+ *     before and right after it; what is told is the median of these ratios;
+ *   - the rows of the table are taken in turn, again and again, so that a bad minute falls on all;
+ *   - the spread, +-%, is half the distance between the quartiles of the ratios: if it is big, the
+ *     machine was not quiet, or the kernel is not steady;
+ *   - with one thread it is the processor's time that counts, so what others take does not. With
+ *     more it is the clock's, since waiting for each other is part of what they do.
+ *
+ *   cases -> rows (one per type and instruction set) -> rounds of timings -> medians -> the table
+ *
+ * ref, the definition, is timed on 16 rows, as it is slow. What writes as much as it reads may pass
+ * 100 % of memory: most machines do both at once.
+ *
+ * Easy to get wrong:
+ *   - Weights that stay in a cache between two calls make a product look better than it is in a
+ *     network: all that is read walks through a ring of 1 GiB.
+ *   - A function applied in place again and again ends in zeros or subnormal numbers: the ring is
+ *     filled anew behind it.
+ *   - gcc 12 copies the accumulator of its int8 intrinsics, which halves their speed: the limits
+ *     are loops of assembly.
+ *   - The limits are those of the level in force: with --isa avx2 the 256-bit ones. NEON has its
+ *     multiply-adds only: bf16 and int8 there need instructions that no kernel of mm uses yet. */
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "cli.h"
+#include "kernels/kernels.h"
+
+enum { MAX_ROUNDS = 25, MIN_ROUNDS = 5, REF_ROWS = 16, MAX_ROWS = 200 };
+static const double LIMIT_SECONDS = 4e-3, CASE_SECONDS = 10e-3;
+
+/* All that is read from memory: the ring; and what a network would have in its caches. */
+static struct { char *ring; size_t size, at; float *in, *out; } mem;
+enum { BLOCK = 1 << 20, ACTIVATIONS = 64 << 20 };            /* 4096 x 2880 floats and less */
+static const size_t RING = (size_t)1 << 30;
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(n_threads() == 1 ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static int ascending(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Sorts x. */
+static double median(double *x, int n)
+{
+    qsort(x, (size_t)n, sizeof *x, ascending);
+    return x[n / 2];
+}
+
+/* === Limits =================================================================================== */
+
+typedef enum { FMA, BF16_DOT, INT8_DOT, MEMORY, N_LIMITS } Limit;
+static const struct { const char *name, *unit; } LIMITS[N_LIMITS] = {
+    { "fma", "GFLOP/s" }, { "bf16", "GFLOP/s" }, { "int8", "GOP/s" }, { "memory", "GB/s" }
+};
+
+enum { STEPS = 20000, READ_TASK = 1 << 19, READ_BATCH = 16 << 20 };
+static volatile float sink;
+
+typedef float    V128 __attribute__((vector_size(16)));
+typedef float    V256 __attribute__((vector_size(32)));
+typedef float    V512 __attribute__((vector_size(64)));
+typedef uint64_t Words __attribute__((vector_size(16)));
+
+/* Twelve sums that do not wait for each other, enough for two units with a latency of five or six;
+ * op("%0") is the instruction that adds to the first, from the operands %12 and %13. */
+#define TWELVE(op) op("%0") op("%1") op("%2") op("%3") op("%4") op("%5") op("%6") op("%7") \
+                   op("%8") op("%9") op("%10") op("%11")
+#define PEAK(name, vector, reg, spare, op)                                                       \
+    static void name(void *ctx, int i, int worker)                                               \
+    {                                                                                            \
+        vector a[12] = { 0 }, x = a[0] + 1e-3f, y = a[0] + 0.999f;                               \
+        (void)ctx, (void)i, (void)worker;                                                        \
+        for (int s = 0; s < STEPS; s++)                                                          \
+            __asm__ volatile(TWELVE(op)                                                          \
+                : "+" reg(a[0]), "+" reg(a[1]), "+" reg(a[2]), "+" reg(a[3]), "+" reg(a[4]),     \
+                  "+" reg(a[5]), "+" reg(a[6]), "+" reg(a[7]), "+" reg(a[8]), "+" reg(a[9]),     \
+                  "+" reg(a[10]), "+" reg(a[11])                                                 \
+                : reg(x), reg(y) : spare);                                                       \
+    }
+
+#if defined(__x86_64__)
+#define FMA_OP(a)  "vfmadd231ps %13, %12, " a "\n\t"
+#define BF16_OP(a) "vdpbf16ps %13, %12, " a "\n\t"
+#define VNNI_OP(a) "vpdpbusd %13, %12, " a "\n\t"
+/* without VNNI: byte products to 16 bits, pairs of them to 32, and the sum */
+#define INT8_OP(a) "vpmaddubsw %13, %12, %%ymm15\n\tvpmaddwd %12, %%ymm15, %%ymm15\n\t" \
+                   "vpaddd %%ymm15, " a ", " a "\n\t"
+__attribute__((target("avx2,fma"))) PEAK(fma_256, V256, "x", "xmm15", FMA_OP)
+__attribute__((target("avx2")))     PEAK(int8_256, V256, "x", "xmm15", INT8_OP)
+__attribute__((target("avx512f")))  PEAK(fma_512, V512, "v", "xmm15", FMA_OP)
+__attribute__((target("avx512f")))  PEAK(bf16_512, V512, "v", "xmm15", BF16_OP)
+__attribute__((target("avx512f")))  PEAK(vnni_512, V512, "v", "xmm15", VNNI_OP)
+#elif defined(__aarch64__)
+#define FMA_OP(a) "fmla " a ".4s, %12.4s, %13.4s\n\t"
+PEAK(fma_neon, V128, "w", "v31", FMA_OP)
+#endif
+
+/* What every CPU has: a product and a sum. The sums differ, or compilers would keep only one. */
+static void fma_plain(void *ctx, int i, int worker)
+{
+    V128 a[12] = { 0 }, x = a[0] + 0.999f, y = a[0] + 1e-3f;
+    (void)ctx, (void)i, (void)worker;
+    for (int j = 1; j < 12; j++) a[j] = a[j - 1] + 1.0f;
+    for (int s = 0; s < STEPS; s++)
+        for (int j = 0; j < 12; j++) a[j] = a[j] * x + y;
+    for (int j = 1; j < 12; j++) a[0] += a[j];
+    sink = a[0][0];
+}
+
+/* The loop of each limit at the level in force, and the operations of a task; fn NULL: none. */
+static struct { TaskFn *fn; double ops; } peak[N_LIMITS];
+
+static void set_peak(Limit l, TaskFn *fn, int lanes)
+{
+    peak[l].fn = fn;
+    peak[l].ops = 2.0 * 12 * STEPS * lanes;
+}
+
+static void find_peaks(const char *level)
+{
+    set_peak(FMA, fma_plain, 4);
+    (void)level;
+#if defined(__x86_64__)
+    if (!strcmp(level, "avx2") || !strcmp(level, "avx512")) {
+        set_peak(FMA, fma_256, 8);
+        set_peak(INT8_DOT, int8_256, 32);
+    }
+    if (!strcmp(level, "avx512")) {          /* so the system saves 512-bit registers */
+        set_peak(FMA, fma_512, 16);
+        if (__builtin_cpu_supports("avx512bf16")) set_peak(BF16_DOT, bf16_512, 32);
+        if (__builtin_cpu_supports("avx512vnni")) set_peak(INT8_DOT, vnni_512, 64);
+    }
+#elif defined(__aarch64__)
+    if (!strcmp(level, "neon")) set_peak(FMA, fma_neon, 4);
+#endif
+}
+
+/* In four streams, page by page: as many as one core's prefetchers follow easily. */
+static void read_task(void *ctx, int i, int worker)
+{
+    const char *from = (const char *)ctx + (size_t)i * READ_TASK;
+    Words sum[4] = { 0 };
+    (void)worker;
+    for (int page = 0; page < READ_TASK / 4; page += 4096)
+        for (int stream = 0; stream < 4; stream++) {
+            const Words *p = (const void *)(from + stream * (READ_TASK / 4) + page);
+            for (int j = 0; j < 4096 / 16; j += 4)
+                for (int k = 0; k < 4; k++) sum[k] ^= p[j + k];
+        }
+    sum[0] ^= sum[1] ^ sum[2] ^ sum[3];
+    sink = (float)sum[0][0];
+}
+
+/* The next n bytes of the ring. */
+static char *take(size_t n)
+{
+    n = (n + 63) / 64 * 64;
+    if (n > mem.size - mem.at) mem.at = 0;
+    mem.at += n;
+    return mem.ring + mem.at - n;
+}
+
+/* What the machine gives right now, in 10^9 operations or bytes a second. */
+static double limit_rate(Limit l)
+{
+    int n = 4 * n_threads();
+    double done = 0, start = now(), seconds;
+    do {
+        if (l == MEMORY) parallel_for(READ_BATCH / READ_TASK, read_task, take(READ_BATCH));
+        else             parallel_for(n, peak[l].fn, NULL);
+        done += l == MEMORY ? READ_BATCH : n * peak[l].ops;
+        seconds = now() - start;
+    } while (seconds < LIMIT_SECONDS);
+    return 1e-9 * done / seconds;
+}
+
+/* === The kernels at shapes of real models ===================================================== */
+
+typedef struct Row Row;
+typedef struct {
+    const char *kernel;
+    void      (*call)(const Row *r, char *from);     /* once, on bytes of the ring */
+    Limit       limit;
+    int         shape[4];
+    bool        brief;                               /* without --full, too */
+    DType       type;                                /* OTHER: one row each for F32, F16, BF16 */
+    Act         act;
+    bool        causal, in_place, plain;             /* plain: portable C, at every level */
+} Case;
+
+struct Row {
+    const Case *c;
+    DType       type;
+    const char *isa;
+    int         shape[4], repeat, n;                 /* calls of a timing; timings so far */
+    double      ms[MAX_ROUNDS], ratio[MAX_ROUNDS];   /* of one call; speed to limit */
+};
+
+/* m x n x k: up to 16 rows read W once, as stored; more rows are a matter of arithmetic. */
+static void product(const Row *r, char *W)
+{
+    int m = r->shape[0], n = r->shape[1], k = r->shape[2];
+    gemm(mem.out, n, mem.in, k, W, r->type, m, n, k, m, (Epilogue){ .bias = mem.in });
+}
+
+/* n_q x n_kv x n_heads x head_dim: the keys and values from the ring. */
+static void attend_heads(const Row *r, char *from)
+{
+    int n_kv = r->shape[1], heads = r->shape[2], hd = r->shape[3];
+    size_t n = (size_t)n_kv * (size_t)(heads * hd);
+    attention_heads(&(Attention){ .out = mem.out, .q = mem.in, .k = (float *)from,
+        .v = (float *)from + n, .kv_stride = n, .n_items = 1, .n_q = r->shape[0], .n_kv = n_kv,
+        .n_heads = heads, .n_kv_heads = heads, .head_dim = hd, .scale = 0.125f,
+        .causal = r->c->causal });
+}
+
+/* m x n, a few rows at a time. */
+typedef void RowFn(const Row *r, void *x, float *y, int n);
+typedef struct { const Row *r; char *from; RowFn *fn; } Job;
+enum { ROWS = 8 };
+
+static void rows_task(void *ctx, int i, int worker)
+{
+    const Job *j = ctx;
+    int m = j->r->shape[0], n = j->r->shape[1];
+    size_t size = dtype_size(j->r->type);
+    (void)worker;
+    for (int row = i * ROWS; row < m && row < (i + 1) * ROWS; row++) {
+        size_t at = (size_t)row * (size_t)n;
+        j->fn(j->r, j->from + at * size, mem.out + at, n);
+    }
+}
+
+static void each_row(const Row *r, char *from, RowFn *fn)
+{
+    parallel_for((r->shape[0] + ROWS - 1) / ROWS, rows_task, &(Job){ r, from, fn });
+}
+
+static void layernorm_row(const Row *r, void *x, float *y, int n)
+{
+    (void)r, (void)y;
+    kernel.layernorm(x, x, mem.in, mem.in, 1e-5f, n);
+}
+
+static void rmsnorm_row(const Row *r, void *x, float *y, int n)
+{
+    (void)r, (void)y;
+    kernel.rmsnorm(x, x, mem.in, 1e-5f, n);
+}
+
+static void softmax_row(const Row *r, void *x, float *y, int n)
+{
+    (void)r, (void)y;
+    kernel.scale(x, 1 / kernel.exp_sum(x, x, kernel.max(x, n), n), n);
+}
+
+static void act_row(const Row *r, void *x, float *y, int n)
+{
+    (void)y;
+    kernel.act[r->c->act](x, n);
+}
+
+static void cvt_row(const Row *r, void *x, float *y, int n) { kernel.cvt[r->type](y, x, n); }
+
+static void layernorm(const Row *r, char *from)  { each_row(r, from, layernorm_row); }
+static void rmsnorm(const Row *r, char *from)    { each_row(r, from, rmsnorm_row); }
+static void softmax(const Row *r, char *from)    { each_row(r, from, softmax_row); }
+static void activation(const Row *r, char *from) { each_row(r, from, act_row); }
+static void convert(const Row *r, char *from)    { each_row(r, from, cvt_row); }
+
+/* Pictures: w x h, and to which w x h. */
+static void resize(const Row *r, char *from)
+{
+    Image in = { r->shape[0], r->shape[1], (uint8_t *)from };
+    image_resize(in, r->shape[2], r->shape[3], BICUBIC);
+}
+
+static void normalize(const Row *r, char *from)
+{
+    Preprocess p = preprocess_clip(224);
+    p.resize = p.crop = false;
+    preprocess((Image){ r->shape[0], r->shape[1], (uint8_t *)from }, &p);
+}
+
+#define GEMM(limit, m, n, k)       "gemm", product, limit, { m, n, k }, .type = OTHER
+#define ATTEND(limit, q, kv, h, d) "attention", attend_heads, limit, { q, kv, h, d }, .type = F32
+#define IN_PLACE(kernel, call)     kernel, call, MEMORY, { 4096, 1280 }, .in_place = true
+
+static const Case CASES[] = {
+    { GEMM(FMA, 577, 3072, 768), .brief = true },           /* BLIP base and ViT-B/16 at 384 */
+    { GEMM(FMA, 577, 768, 768) },
+    { GEMM(FMA, 577, 768, 3072) },
+    { GEMM(FMA, 197, 768, 768) },                           /* ViT-B/16 */
+    { GEMM(FMA, 197, 3072, 768) },
+    { GEMM(FMA, 197, 768, 3072) },
+    { GEMM(FMA, 577, 1024, 1024) },                         /* CLIP ViT-L/14 at 336 */
+    { GEMM(FMA, 577, 4096, 1024) },
+    { GEMM(FMA, 512, 4096, 4096) },                         /* LLaMA 7B, a prompt */
+    { GEMM(FMA, 512, 11008, 4096) },
+    { GEMM(FMA, 4096, 320, 2880) },                         /* Stable Diffusion, 3x3 convolutions */
+    { GEMM(FMA, 1024, 640, 5760) },
+    { GEMM(FMA, 256, 1280, 11520) },
+    { GEMM(MEMORY, 1, 768, 768) },                          /* BLIP's decoder, one beam and three */
+    { GEMM(MEMORY, 3, 768, 768) },
+    { GEMM(MEMORY, 1, 3072, 768) },
+    { GEMM(MEMORY, 3, 3072, 768) },
+    { GEMM(MEMORY, 1, 30524, 768) },
+    { GEMM(MEMORY, 3, 30524, 768), .brief = true },
+    { GEMM(MEMORY, 1, 11008, 4096), .brief = true },        /* LLaMA 7B, TinyLlama: a token */
+    { GEMM(MEMORY, 1, 5632, 2048) },
+    { ATTEND(FMA, 577, 577, 12, 64), .brief = true },       /* BLIP */
+    { ATTEND(FMA, 197, 197, 12, 64) },                      /* ViT-B/16 */
+    { ATTEND(FMA, 77, 77, 12, 64), .causal = true },        /* CLIP's texts */
+    { ATTEND(FMA, 4096, 4096, 8, 40) },                     /* Stable Diffusion at 512 x 512 */
+    { ATTEND(MEMORY, 1, 1024, 12, 64), .brief = true },     /* a token after 1024 */
+    { IN_PLACE("layernorm", layernorm), .brief = true },
+    { IN_PLACE("rmsnorm", rmsnorm), .brief = true },
+    { IN_PLACE("softmax", softmax), .brief = true },
+    { IN_PLACE("gelu", activation), .act = GELU, .brief = true },
+    { IN_PLACE("gelu_tanh", activation), .act = GELU_TANH, .brief = true },
+    { IN_PLACE("gelu_quick", activation), .act = GELU_QUICK, .brief = true },
+    { IN_PLACE("silu", activation), .act = SILU, .brief = true },
+    { IN_PLACE("relu", activation), .act = RELU, .brief = true },
+    { "cvt", convert, MEMORY, { 4096, 1280 }, .type = F16, .brief = true },
+    { "cvt", convert, MEMORY, { 4096, 1280 }, .type = BF16, .brief = true },
+    { "resize", resize, MEMORY, { 640, 480, 384, 384 }, .type = U8, .plain = true, .brief = true },
+    { "resize", resize, MEMORY, { 640, 480, 298, 224 }, .type = U8, .plain = true },
+    { "normalize", normalize, MEMORY, { 640, 480 }, .type = U8, .plain = true, .brief = true },
+};
+enum { N_CASES = sizeof CASES / sizeof *CASES };
+
+/* Bytes of the ring that a call reads. */
+static size_t bytes_read(const Row *r)
+{
+    const int *s = r->shape;
+    size_t size = dtype_size(r->type);
+    if (r->c->call == product)      return size * (size_t)s[1] * (size_t)s[2];
+    if (r->c->call == attend_heads) return 2 * size * (size_t)s[1] * (size_t)(s[2] * s[3]);
+    return size * (size_t)s[0] * (size_t)s[1] * (r->c->plain ? 3 : 1);
+}
+
+/* What a call does, in the unit of its limit: floating-point operations, or bytes that must pass
+ * between memory and processor at least once. */
+static double work(const Row *r)
+{
+    const int *s = r->shape;
+    double area = (double)s[0] * s[1], bytes = (double)bytes_read(r);
+    if (r->c->causal)               area -= s[0] * (s[0] - 1.0) / 2;
+    if (r->c->limit == FMA)         return r->c->call == product ? 2 * area * s[2]
+                                                                 : 4 * area * s[2] * s[3];
+    if (r->c->in_place)             return 2 * bytes;
+    if (r->c->call == convert)      return bytes + 4 * area;
+    if (r->c->call == normalize)    return bytes + 12 * area;
+    if (r->c->call == resize)       return bytes + 3.0 * s[2] * s[3];
+    return bytes;
+}
+
+/* === Timings ================================================================================== */
+
+/* Numbers that are ordinary in all three formats: f32 and bf16 of 2^-15 to 2, f16 of 1/2 to 2. */
+static void fill_block(void *ctx, int i, int worker)
+{
+    uint32_t *to = (uint32_t *)((char *)ctx + (size_t)i * BLOCK);
+    (void)worker;
+    for (uint32_t j = 0; j < BLOCK / 4; j++) to[j] = (j * 2654435761u & 0x87ff87ff) | 0x38003800;
+}
+
+static void fill(void *to, size_t n) { parallel_for((int)(n / BLOCK), fill_block, to); }
+
+/* What is free, or all that the container may use. */
+static double memory_room(void)
+{
+    double room = memory_free(), most;
+    FILE *f = fopen("/sys/fs/cgroup/memory.max", "re");
+    if (f && fscanf(f, "%lf", &most) == 1 && most < room) room = most;      /* or it says max */
+    if (f) fclose(f);
+    return room;
+}
+
+static void get_memory(const Run *run)
+{
+    size_t room = (size_t)(memory_room() / 4);
+    mem.size = room < RING ? room / READ_BATCH * READ_BATCH : RING;
+    if (mem.size < 4 * READ_BATCH) mem.size = 4 * READ_BATCH;
+    if (mem.size < RING && !run->o.quiet)
+        fprintf(stderr, "mm: %s: memory is scarce: weights walk through %s instead of 1 GiB, "
+                "larger ones are left out\n", run->name, bytes_string((double)mem.size));
+    mem.ring = keep_bytes(mem.size);
+    mem.in = keep_bytes(ACTIVATIONS);
+    mem.out = keep_bytes(ACTIVATIONS);
+    fill(mem.ring, mem.size);
+    fill(mem.in, ACTIVATIONS);
+}
+
+/* Seconds of `repeat` calls. */
+static double time_calls(const Row *r, int repeat)
+{
+    size_t step = (bytes_read(r) + 63) / 64 * 64, n = step * (size_t)repeat;
+    size_t mark = scratch_mark();
+    char *from = take(n);
+    double start = now();
+    for (int i = 0; i < repeat; i++) {
+        r->c->call(r, from + step * (size_t)i);
+        scratch_reset(mark);
+    }
+    double seconds = now() - start;
+    if (r->c->in_place) {
+        size_t first = (size_t)(from - mem.ring) / BLOCK, last = (size_t)(from - mem.ring) + n - 1;
+        fill(mem.ring + first * BLOCK, (last / BLOCK - first + 1) * BLOCK);
+    }
+    return seconds;
+}
+
+/* One timing between two of its limit. The first time, what one call takes is found out. */
+static void time_row(Row *r)
+{
+    if (!kernels_init(r->isa)) bug("bench: no level %s", r->isa);
+    if (!r->repeat) {
+        time_calls(r, 1);
+        double most = (double)(mem.size / 2 / bytes_read(r)), n = CASE_SECONDS / time_calls(r, 1);
+        r->repeat = n < 1 || most < 1 ? 1 : (int)(n < most ? n : most);
+    }
+    double limit = limit_rate(r->c->limit), seconds = time_calls(r, r->repeat) / r->repeat;
+    limit = (limit + limit_rate(r->c->limit)) / 2;
+    r->ms[r->n] = 1e3 * seconds;
+    r->ratio[r->n++] = 1e-9 * work(r) / seconds / limit;
+}
+
+/* Takes limits and rows in turn until the time is up: rate[l] becomes the median of limit l.
+ * Returns the number of rounds. */
+static int run_rounds(const Run *run, Row *rows, int n_rows, double rate[N_LIMITS], double until)
+{
+    static double limit[N_LIMITS][MAX_ROUNDS];
+    double t = now_ms(), last = 0;
+    int n = 0;
+    for (; n < MAX_ROUNDS && (n < MIN_ROUNDS || t + last < until); n++) {
+        first_feedback(run, "measuring with %d thread%s: round %d", n_threads(),
+                       n_threads() > 1 ? "s" : "", n + 1);
+        for (int l = 0; l < N_LIMITS; l++)
+            if (l == MEMORY || peak[l].fn) limit[l][n] = limit_rate(l);
+        for (int i = 0; i < n_rows; i++) time_row(&rows[i]);
+        last = now_ms() - t;
+        t += last;
+    }
+    first_feedback(run, "%s", "");
+    signals_progress(false);
+    for (int l = 0; l < N_LIMITS; l++)
+        rate[l] = l == MEMORY || peak[l].fn ? median(limit[l], n) : 0;
+    return n;
+}
+
+/* === The table ================================================================================ */
+
+static bool wanted(const Options *o, const Case *c)
+{
+    if (!c->brief && !o->full) return false;
+    for (int i = 0; i < o->n_operands; i++)
+        if (!strcmp(o->operand[i], c->kernel)) return true;
+    return o->n_operands == 0;
+}
+
+static void check_names(const Run *run)
+{
+    for (int i = 0; i < run->o.n_operands; i++) {
+        Buf names = {0};
+        bool known = false;
+        for (int c = 0; c < N_CASES; c++) {
+            known = known || !strcmp(CASES[c].kernel, run->o.operand[i]);
+            if (!c || strcmp(CASES[c].kernel, CASES[c - 1].kernel))
+                put(&names, " %s", CASES[c].kernel);
+        }
+        if (!known)
+            usage_error(run->name, "%s: no such kernel; there are%s", quoted(run->o.operand[i]),
+                        names.p);
+    }
+}
+
+static int add_row(Row *rows, int n, const Case *c, DType type, const char *isa)
+{
+    Row *r = &rows[n];
+    *r = (Row){ .c = c, .type = type, .isa = isa };
+    memcpy(r->shape, c->shape, sizeof r->shape);
+    if (!c->plain && !strcmp(isa, "ref") && r->shape[0] > REF_ROWS) r->shape[0] = REF_ROWS;
+    return bytes_read(r) <= mem.size ? n + 1 : n;
+}
+
+/* Each case at the level in force and, beside it, the definition: of the brief ones. */
+static int choose_rows(Row *rows, const Options *o, const char *level)
+{
+    int n = 0;
+    for (const Case *c = CASES; c < CASES + N_CASES; c++) {
+        if (!wanted(o, c)) continue;
+        for (int type = F32; type <= BF16; type++) {
+            DType t = c->type == OTHER ? (DType)type : c->type;
+            if (n + 2 > MAX_ROWS) bug("bench: more than %d rows", MAX_ROWS);
+            if (strcmp(level, "ref") && !c->plain) n = add_row(rows, n, c, t, level);
+            if (c->brief || !strcmp(level, "ref") || c->plain) n = add_row(rows, n, c, t, "ref");
+            if (c->type != OTHER) break;
+        }
+    }
+    return n;
+}
+
+static const char *shape_text(const Row *r)
+{
+    static char s[64];
+    size_t n = 0;
+    for (int i = 0; i < 4 && r->shape[i]; i++)
+        n += (size_t)snprintf(s + n, sizeof s - n, i ? "x%d" : "%d", r->shape[i]);
+    return s;
+}
+
+static void put_frame(Buf *b)
+{
+    static int i;
+    put(b, "{\"v\":1,\"cmd\":\"bench\",\"i\":%d,\"ok\":true,", i++);
+}
+
+static void put_limits(Buf *b, const double rate[N_LIMITS], bool json)
+{
+    int t = n_threads();
+    if (!json) put(b, "limits with %d thread%s:", t, t > 1 ? "s" : "");
+    for (int l = 0; l < N_LIMITS; l++) {
+        if (rate[l] <= 0) continue;
+        if (!json) {
+            put(b, "  %s %.1f %s", LIMITS[l].name, rate[l], LIMITS[l].unit);
+            continue;
+        }
+        put_frame(b);
+        put(b, "\"limit\":\"%s\",\"threads\":%d,\"rate\":%.6g,\"unit\":\"%s\"}\n", LIMITS[l].name,
+            t, rate[l], LIMITS[l].unit);
+    }
+    if (!json) put(b, "\n");
+}
+
+/* Returns whether the ratios scatter by more than a tenth. */
+static bool put_row(Buf *b, Row *r, bool json)
+{
+    const char *unit = LIMITS[r->c->limit].unit, *limit = LIMITS[r->c->limit].name;
+    double ms = median(r->ms, r->n), ratio = median(r->ratio, r->n), rate = 1e-6 * work(r) / ms;
+    double spread = 50 * (r->ratio[3 * r->n / 4] - r->ratio[r->n / 4]) / ratio;
+    const char *kernel_name = scratch_string("%s%s", r->c->kernel, r->c->causal ? "_causal" : "");
+    if (json) {
+        put_frame(b);
+        put(b, "\"kernel\":\"%s\",\"type\":\"%s\",\"shape\":\"%s\",\"isa\":\"%s\",\"threads\":%d,"
+            "\"ms\":%.6g,\"rate\":%.6g,\"unit\":\"%s\",\"limit\":\"%s\",\"percent\":%.1f,"
+            "\"spread\":%.1f}\n", kernel_name, dtype_name(r->type), shape_text(r), r->isa,
+            n_threads(), ms, rate, unit, limit, 100 * ratio, spread);
+    } else {
+        put(b, "%-16s %-4s %-15s %-6s %2d %9.3f %7.1f %-7s %6.1f %% %-6s %5.1f%s\n", kernel_name,
+            dtype_name(r->type), shape_text(r), r->isa, n_threads(), ms, rate, unit, 100 * ratio,
+            limit, spread, spread > 10 ? " !" : "");
+    }
+    return spread > 10;
+}
+
+/* Measures and prints with the threads that there are: the limits, and the rows. */
+static void measure(const Run *run, Row *rows, int n_rows, double until)
+{
+    double rate[N_LIMITS], start = now_ms(), load = 0;
+    bool json = run->o.json, unsteady = false;
+    size_t mark = scratch_mark();
+    Buf b = {0};
+    int n = run_rounds(run, rows, n_rows, rate, until);
+    if (run->o.verbose > 0)
+        fprintf(stderr, "%d rounds of %d rows with %d thread%s: %.1f s\n", n, n_rows, n_threads(),
+                n_threads() > 1 ? "s" : "", (now_ms() - start) / 1e3);
+    put_limits(&b, rate, json);
+    if (n_rows && !json)
+        put(&b, "\n%-16s %-4s %-15s %-6s %2s %9s %7s %-7s %8s %-6s %5s\n", "kernel", "type",
+            "shape", "isa", "t", "ms", "rate", "unit", "percent", "of", "+-%");
+    for (int i = 0; i < n_rows; i++) unsteady |= put_row(&b, &rows[i], json);
+    if (unsteady && !json && getloadavg(&load, 1) == 1)
+        put(&b, "! not to be relied on: half of the single results lie further than this from the "
+            "percentage told\n  (load average %.1f)\n", load);
+    if (n_rows && !json) put(&b, "\n");
+    fwrite(b.p, 1, b.n, stdout);
+    fflush(stdout);
+    scratch_reset(mark);
+}
+
+int bench(const Run *run, int threads)
+{
+    const char *level = kernels_level();
+    double seconds = run->o.seconds > 0 ? (double)run->o.seconds : run->o.full ? 120 : 40;
+    double start = now_ms(), until = start + 1e3 * seconds;
+    if (threads == 0) threads = threads_default();
+    check_names(run);
+    get_memory(run);
+    find_peaks(level);
+    Row *rows = keep_bytes(MAX_ROWS * sizeof *rows);
+    if (threads > 1) {                       /* the pool starts once: one thread comes first */
+        int n = run->o.full ? choose_rows(rows, &run->o, level) : 0;
+        measure(run, rows, n, start + 500 * seconds);
+        threads_start(threads);
+    }
+    measure(run, rows, choose_rows(rows, &run->o, level), until);
+    return 0;
+}
