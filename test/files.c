@@ -544,6 +544,7 @@ static void configs(void)
     refused("a config that is a FIFO", load_config, "config.json: is a FIFO");
     size_t n;
     check(!model_file(dir, "config.json", 1, &n) && n == 0, "no config is NULL", "something");
+    check(!json_file(dir, "config.json", 1).node, "no config is absent", "something");
     empty(dir);
 }
 

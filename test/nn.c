@@ -344,6 +344,24 @@ static void test_rows(DType type)
     scratch_reset(mark);
 }
 
+/* An id that the table does not have is the model's fault: exit code 4, and the name. */
+static void test_beyond(int id)
+{
+    size_t mark = scratch_mark();
+    jmp_buf place;
+    Tensor table = weights(9, 5, F32), x = scratch(1, 5);
+    table.name = "words.weight";
+    int code = setjmp(place);
+    if (!code) {
+        die_landing = &place;
+        embed_rows(x, table, &id, 1);
+    }
+    die_landing = NULL;
+    check(code == EXIT_FILE && strstr(item_error.msg, "words.weight has 9 rows"),
+          "embed_rows: an id beyond the table");
+    scratch_reset(mark);
+}
+
 static void test_reorder(void)
 {
     size_t mark = scratch_mark();
@@ -439,6 +457,8 @@ static void test_layers(void)
     test_mlp(3, 40);
     test_mlp(17, 24);
     for (DType type = F32; type <= BF16; type++) test_rows(type);
+    test_beyond(-1);
+    test_beyond(9);
     test_reorder();
     test_patches(9, 14, 4, 5);
     test_patches(24, 24, 8, 19);
