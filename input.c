@@ -194,14 +194,8 @@ Input *input_open(const char *cmd, const Options *opts, Takes takes)
     if (format && o->n_operands && !in->list && stdin_uses(o) == 0)
         usage_error(cmd, "--in %s says how a stream is read: give '-' for stdin, or --files-from "
                     "FILE", o->in);
-    if (o->in && !o->n_operands && !in->list && stdin_uses(o) == 0) {   /* --in without "-" */
-        o->operand = keep_bytes(sizeof(char *) * (size_t)(o->n_operands + 1));
-        if (opts->n_operands)
-            memcpy(o->operand, opts->operand, sizeof(char *) * (size_t)opts->n_operands);
-        o->operand[o->n_operands++] = "-";
-        none = false;
-    }
-    if (none && in->texts && !isatty(STDIN_FILENO)) {    /* echo text | mm tokenize */
+    bool without = o->in && !o->n_operands && !in->list && stdin_uses(o) == 0;   /* "-" is meant */
+    if (without || (none && in->texts && !isatty(STDIN_FILENO))) {   /* echo text | mm tokenize */
         o->operand = keep_bytes(sizeof(char *));
         o->operand[o->n_operands++] = "-";
         none = false;

@@ -217,6 +217,8 @@ in=$T/list; run caption $CAP --in lines; same "--in lines without -" "$T/out" "$
 run caption $CAP --files-from "$T/list"; same "--files-from" "$T/out" "$T/two"
 tr '\n' '\0' <"$T/list" >"$T/list0"; in=$T/list0
 run caption $CAP --files0-from -; same "--files0-from -" "$T/out" "$T/two"
+in=$T/list; run caption $CAP --in lines --files-from "$T/list" -
+expect "a list, and lines on stdin" 0 lines=4
 run caption $CAP --files-from "$T/list" --skip 1; is "--skip" "$(cat "$T/out")" "$(tail -1 "$T/two")"
 run caption $CAP --files-from "$T/list" --limit 1; is "--limit" "$(cat "$T/out")" "$(head -1 "$T/two")"
 printf 'k1\t%s\tthe dog\nk2\t%s\n' $P/wide.png $P/tall.png >"$T/in"; in=$T/in
