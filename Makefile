@@ -110,7 +110,7 @@ $(BUILD)/demo: models/demo.c
 	$(Q)$(CC) $(OPT) $(CSTD) $(WARN) -isystem $(STB) -o $@ $< -lm
 demo: deps
 	@$(MAKE) --no-print-directory all $(BUILD)/demo
-	@if ./mm ls --json | grep -q builtin:caption; then models/demo.sh; \
+	@if ./mm ls --json 2>/dev/null | grep -q builtin:caption; then models/demo.sh; \
 	else $(MAKE) --no-print-directory demo-random; fi
 demo-random: $(BUILD)/demo
 	@$(BUILD)/demo $(BUILD)/demo-files
