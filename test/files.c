@@ -16,7 +16,7 @@
 
 #include "../tensor.h"
 
-static int  n_passed, n_failed;
+static int  n_passed, n_failed, n_skipped;
 static char dir[256];                /* the model directory of the case in hand */
 
 static void check(bool ok, const char *what, const char *got)
@@ -714,6 +714,49 @@ static void many_tensors(void)
     ckpt_done(ck);
 }
 
+/* === Models in the program ==================================================================== */
+
+static const char *built_in_dir;
+
+static void read_too_much(void)
+{
+    size_t n;
+    model_file(built_in_dir, "config.json", 10, &n);
+}
+
+/* All tensors are used where the program has them: nothing is copied, nothing lies elsewhere. */
+static bool all_in_place(Ckpt ck, const uint8_t *bytes, size_t n)
+{
+    for (int i = 0; i < ckpt_count(ck); i++) {
+        CkptEntry e = ckpt_entry(ck, i);
+        int dim[4];
+        for (int k = 0; k < e.ndim && k < 4; k++) dim[k] = (int)e.dim[k];
+        Tensor t = ckpt_get_shape(ck, e.name, e.ndim, dim);
+        if (t.data != bytes + e.offset || e.offset + e.n_bytes > n) return false;
+    }
+    return ckpt_count(ck) > 0;
+}
+
+static void built_in(void)
+{
+    size_t n, m;
+    for (const BuiltinModel *b = builtin_models(); b->dir; b++) {
+        const uint8_t *bytes = builtin_file(b->dir, "model.safetensors", &n);
+        check(bytes && (uintptr_t)bytes % 64 == 0, b->dir, "weights that are not aligned");
+        check(model_map(b->dir, "model.safetensors", &m) == bytes && m == n, b->dir, "a copy");
+        check(all_in_place(ckpt_open(b->dir), bytes, n), b->dir, "tensors that are elsewhere");
+        const char *text = model_file(b->dir, "config.json", 1 << 20, &n);
+        check(text && n && strlen(text) == n, b->dir, "a config.json that does not end");
+        check(!model_file(b->dir, "../config.json", 1 << 20, &n) && !n, b->dir, "a file elsewhere");
+        built_in_dir = b->dir;
+        Outcome o = run(read_too_much);
+        check(o.code == EXIT_FILE && strstr(o.err, "at most 10"), "a built-in file too long", o.err);
+    }
+    check(!model_map("builtin:none", "model.safetensors", &n) && !n, "builtin:none", "a file");
+    n_skipped = !builtin_models()->dir;
+    if (n_skipped) printf("skipped: no models in the program\n");
+}
+
 int main(void)
 {
     const char *tmp = getenv("TMPDIR");
@@ -736,8 +779,9 @@ int main(void)
     shorter_file();
     cut_and_changed();
     many_tensors();
+    built_in();
     empty(dir);
     rmdir(dir);
-    printf("files: %d passed, %d failed, 0 skipped\n", n_passed, n_failed);
+    printf("files: %d passed, %d failed, %d skipped\n", n_passed, n_failed, n_skipped);
     return n_failed > 0;
 }
