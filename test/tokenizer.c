@@ -466,6 +466,13 @@ static void test_refused(void)
 {
     static const char *const BAD[][2] = {            /* tokenizer.json, what the message must say */
         { "[]", "has no object model" },
+        { "{\"model\":{\"type\":\"WordPiece\",\"unk_token\":\"\",\"continuing_subword_prefix\":\"\","
+          "\"vocab\":{\"a\":0}}}", "unk_token" },
+        { "{" PIECES ",\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":["
+          "{\"type\":\"Replace\",\"pattern\":{\"String\":\"a\"},\"content\":\"aaaaaaaaaaaaaaaa\"},"
+          "{\"type\":\"Replace\",\"pattern\":{\"String\":\"z\"},\"content\":\"\"},"
+          "{\"type\":\"Replace\",\"pattern\":{\"String\":\"a\"},\"content\":\"aaaaaaaa\"}]}}",
+          "128 times as long" },
         { "{\"model\":3}", "has no object model" },
         { "{\"model\":{\"type\":\"Unigram\",\"vocab\":[]}}",
           "of type \"Unigram\", which mm does not know" },

@@ -353,7 +353,7 @@ static Tokenizer *load_vocab_json(Dir *d, Json vocab)
     d->class = CLASS_CLIP;
     t->kind = MODEL_BPE;
     t->model.suffix = STR("</w>");
-    read_merges(t, keep_string("%s/merges.txt", d->dir), merges, n);
+    read_merges(t, keep_string("%s/merges.txt", quoted(d->dir)), merges, n);
     return t;
 }
 

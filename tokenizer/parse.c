@@ -102,12 +102,14 @@ static _Noreturn void unknown_pattern(Json step, Str pattern)
 
 /* === Steps ==================================================================================== */
 
+enum { MAX_GROWTH = 64 };                    /* so that no file makes a text explode */
+
 static NormStep parse_replace(Json j)
 {
-    enum { MAX_BY = 64 };                    /* so that no file makes a text explode */
     bool regex;
     Str what = pattern_need(j, &regex), by = string_need(j, "content");
-    if (by.n > MAX_BY) json_error(j, "replaces by %zu bytes, expected at most %d", by.n, MAX_BY);
+    if (by.n > MAX_GROWTH)
+        json_error(j, "replaces by %zu bytes, expected at most %d", by.n, MAX_GROWTH);
     if (regex && equals(what, "\\s+")) return (NormStep){ .kind = NORM_REPLACE_SPACES, .by = by };
     if (regex || what.n == 0) unknown_pattern(j, what);
     return (NormStep){ .kind = NORM_REPLACE, .what = what, .by = by };
@@ -123,8 +125,12 @@ static NormStep parse_norm(Json j)
     for (size_t i = 0; i < sizeof PLAIN / sizeof PLAIN[0]; i++)
         if (equals(type, PLAIN[i].name)) return (NormStep){ .kind = PLAIN[i].kind };
     if (equals(type, "Replace")) return parse_replace(j);
-    if (equals(type, "Prepend"))
-        return (NormStep){ .kind = NORM_PREPEND, .by = string_need(j, "prepend") };
+    if (equals(type, "Prepend")) {
+        Str by = string_need(j, "prepend");
+        if (by.n > MAX_GROWTH)
+            json_error(j, "prepends %zu bytes, expected at most %d", by.n, MAX_GROWTH);
+        return (NormStep){ .kind = NORM_PREPEND, .by = by };
+    }
     if (equals(type, "Strip"))
         return (NormStep){ .kind = NORM_STRIP, .left = json_bool(j, "strip_left", true),
                            .right = json_bool(j, "strip_right", true) };
@@ -202,7 +208,16 @@ void parse_steps(Tokenizer *t, Json root)
 {
     Json step[MAX_STEPS];
     t->n_norm = flatten(json_get(root, "normalizer"), "normalizers", step);
-    for (int i = 0; i < t->n_norm; i++) t->norm[i] = parse_norm(step[i]);
+    for (size_t i = 0, growth = 1; i < (size_t)t->n_norm; i++) {
+        const NormStep *n = &t->norm[i];
+        t->norm[i] = parse_norm(step[i]);
+        if (n->kind == NORM_REPLACE && n->by.n > n->what.n)
+            growth *= (n->by.n + n->what.n - 1) / n->what.n;
+        if (n->kind == NORM_REPLACE_SPACES && n->by.n > 1) growth *= n->by.n;
+        if (growth > MAX_GROWTH)
+            json_error(step[i], "and the steps before it make a text %zu times as long, expected"
+                       " at most %d times", growth, MAX_GROWTH);
+    }
     t->n_pre = flatten(json_get(root, "pre_tokenizer"), "pretokenizers", step);
     for (int i = 0; i < t->n_pre; i++) t->pre[i] = parse_pre(step[i]);
     t->n_dec = flatten(json_get(root, "decoder"), "decoders", step);
@@ -294,7 +309,7 @@ void parse_model(Tokenizer *t, Json root)
     }
     t->model.unk = pieces ? string_need(model, "unk_token") : string_or_empty(model, "unk_token");
     t->model.unk_id = vocab_find(&t->vocab, t->model.unk);
-    if (t->model.unk.n && t->model.unk_id < 0)
+    if ((pieces || t->model.unk.n) && t->model.unk_id < 0)
         json_error(model, "has the unk_token \"%s\", which is not in its vocab",
                    quoted_n(t->model.unk.s, t->model.unk.n));
 }
@@ -347,12 +362,15 @@ static Template template_keep(const IdList *l)
 
 static Template parse_template(const Tokenizer *t, Json post, const char *key)
 {
+    enum { MAX_ITEMS = 64 };                 /* so that no file makes a text explode */
     size_t mark = scratch_mark();
     IdList items = {0};
     Json list = json_get(post, key);
     if (!json_is(list, JSON_ARRAY)) json_error(post, "has no array %s, expected one", key);
     for (Json j = json_first(list); j.node; j = json_next(j))
         add_item(t, json_get(post, "special_tokens"), j, &items);
+    if (items.n > MAX_ITEMS)
+        json_error(list, "has %zu parts, expected at most %d", items.n, MAX_ITEMS);
     Template tpl = template_keep(&items);
     scratch_reset(mark);
     return tpl;
@@ -410,7 +428,7 @@ void parse_post(Tokenizer *t, Json root)
 Tokenizer *tok_new(const char *name)
 {
     Tokenizer *t = keep_bytes(sizeof *t);
-    t->name = keep_string("%s", name);
+    t->name = keep_string("%s", quoted(name));           /* for messages alone */
     t->cls = unicode_classes();
     t->model.unk_id = -1;
     return t;
