@@ -111,7 +111,9 @@ static size_t header_length(const Shard *s)
 static void read_header(Shard *s)
 {
     size_t n = header_length(s);
-    const char *text = (const char *)s->bytes + 8, *end;
+    char *text = keep_bytes(n);                  /* the file may change while we look at it, */
+    const char *end;                             /* and what was counted must be what is read */
+    memcpy(text, s->bytes + 8, n);
     s->data = s->bytes + 8 + n;
     s->n_data = s->n - 8 - n;
     s->header = json_parse(scratch_string("%s: header", s->shown), text, n, 8, EXIT_FILE);
