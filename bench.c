@@ -391,7 +391,7 @@ static void fill(void *to, size_t n) { parallel_for((int)(n / BLOCK), fill_block
 /* What is free, or all that the container may use. */
 static double memory_room(void)
 {
-    double room = memory_free(), most;
+    double room = (double)memory_available(), most;
     FILE *f = fopen("/sys/fs/cgroup/memory.max", "re");
     if (f && fscanf(f, "%lf", &most) == 1 && most < room) room = most;      /* or it says max */
     if (f) fclose(f);

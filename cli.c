@@ -244,7 +244,8 @@ int run_items(Run *r, ItemFn *fn)
             p.n_failed++;
             wipe(&p);
             output_error(r->out, &item, &item_error);
-            code = single && is_unreadable(&item_error) ? EXIT_INPUT : EXIT_ITEMS;
+            code = !single ? EXIT_ITEMS : strcmp(item_error.code, "memory") == 0 ? EXIT_MEMORY
+                 : is_unreadable(&item_error) ? EXIT_INPUT : EXIT_ITEMS;
             stop = r->o.errors && strcmp(r->o.errors, "fail") == 0;
         }
         show(r, &p);

@@ -208,7 +208,6 @@ void info_cpu(const Options *o, const char *level, const char *available);
 void info_tensors(Ckpt ck, const Options *o);
 void info_model(const ModelFacts *m, const Options *o);
 void info_found(const FoundModel *m, int i, const Options *o);       /* a line of mm ls */
-double memory_free(void);                    /* bytes that processes can still have */
 const char *bytes_string(double n);          /* "990 MB"; static buffers */
 
 /* === mm bench (bench.c) ======================================================================= */

@@ -85,17 +85,6 @@ bool info_picture(const char *path, const Options *o)
 
 /* === The machine ============================================================================== */
 
-double memory_free(void)
-{
-    double kb = 0;
-    char line[200];
-    FILE *f = fopen("/proc/meminfo", "re");
-    while (f && fgets(line, sizeof line, f))
-        if (sscanf(line, "MemAvailable: %lf", &kb) == 1) break;
-    if (f) fclose(f);
-    return kb * 1024;
-}
-
 static const char *cpu_name(void)
 {
     static char line[300];
@@ -125,12 +114,12 @@ void info_cpu(const Options *o, const char *level, const char *available)
         }
         put(&b, "],\"threads\":%d,\"reason\":", n_threads());
         put_json(&b, threads_reason(), strlen(threads_reason()));
-        put(&b, ",\"memory_free\":%.0f}", memory_free());
+        put(&b, ",\"memory_free\":%zu}", memory_available());
     } else {
         put(&b, "cpu      %s\nkernels  %s   (this CPU has: %s; --isa or MM_CPU caps them)\n",
             quoted(cpu_name()), level, available);
         put(&b, "threads  %d   (%s)\nmemory   %s free", n_threads(), threads_reason(),
-            bytes_string(memory_free()));
+            bytes_string((double)memory_available()));
     }
     print_buf(&b);
 }
@@ -146,8 +135,10 @@ void info_tensors(Ckpt ck, const Options *o)
         if (o->json) {
             put(&b, "{\"name\":");
             put_json(&b, e.name, strlen(e.name));
-            put(&b, ",\"dtype\":\"%s\",\"shape\":[", e.dtype);
-        } else put(&b, "%s\t%s\t[", quoted(e.name), e.dtype);
+            put(&b, ",\"dtype\":");
+            put_json(&b, e.dtype, strlen(e.dtype));
+            put(&b, ",\"shape\":[");
+        } else put(&b, "%s\t%s\t[", quoted(e.name), quoted(e.dtype));
         for (int k = 0; k < e.ndim; k++)
             put(&b, "%s%lld", !k ? "" : o->json ? "," : ", ", (long long)e.dim[k]);
         if (o->json) {
@@ -175,7 +166,7 @@ static Weights count_weights(Ckpt ck)
         if (!last_file || strcmp(last_file, e.file)) w.n_files++;
         last_file = e.file;
         w.n_used += e.used;
-        if (!strstr(w.types, e.dtype))
+        if (strlen(w.types) < 100 && !strstr(w.types, e.dtype))
             w.types = scratch_string("%s%s%s", w.types, *w.types ? " " : "", e.dtype);
     }
     return w;
@@ -239,7 +230,7 @@ void info_model(const ModelFacts *m, const Options *o)
     Tower v = tower_of(vision, true, clip), t = tower_of(text.node ? text : m->config, false, clip);
     Weights w = count_weights(m->ck);
     double mapped = (double)ckpt_bytes(m->ck), own = private_bytes(has_vision ? &v : NULL, &t);
-    double available = memory_free();
+    double available = (double)memory_available();
     const char *commit = strrchr(m->label, '@');
     Buf b = {0};
     if (o->json) {
@@ -259,8 +250,9 @@ void info_model(const ModelFacts *m, const Options *o)
                 v.n_tok);
         put(&b, ",\"text\":{\"layers\":%d,\"d\":%d,\"heads\":%d,\"context\":%d,\"vocab\":%d,"
             "\"tokenizer\":\"%s\"}", t.layers, t.d, t.heads, t.context, t.vocab, m->tokenizer);
-        put(&b, ",\"weights\":{\"files\":%d,\"bytes\":%.0f,\"types\":\"%s\",\"tensors\":%d,"
-            "\"used\":%d,\"unknown\":0,\"missing\":0}", w.n_files, mapped, w.types, w.n, w.n_used);
+        put(&b, ",\"weights\":{\"files\":%d,\"bytes\":%.0f,\"types\":", w.n_files, mapped);
+        put_json(&b, w.types, strlen(w.types));
+        put(&b, ",\"tensors\":%d,\"used\":%d,\"unknown\":0,\"missing\":0}", w.n, w.n_used);
         if (m->n_known) put_known(&b, m, true);
         put(&b, ",\"memory\":{\"mapped\":%.0f,\"private_estimate\":%.0f,\"free\":%.0f}}", mapped,
             own, available);
@@ -268,7 +260,7 @@ void info_model(const ModelFacts *m, const Options *o)
         return;
     }
     put(&b, "%s  (%s%s%s)      runs: %s\n", m->name, m->arch, commit ? ", commit " : "",
-        commit ? commit + 1 : "", m->runs);
+        commit ? quoted(commit + 1) : "", m->runs);
     if (has_vision)
         put(&b, "  vision   ViT-%d/%d, %d layers, d %d, %d heads -> %d tokens\n", v.image, v.patch,
             v.layers, v.d, v.heads, v.n_tok);
@@ -276,7 +268,7 @@ void info_model(const ModelFacts *m, const Options *o)
         t.context, t.vocab, m->tokenizer);
     put(&b, "  weights  %d file%s, %s %s, %d tensors: %d used, %d ignored, 0 unknown, 0 missing"
         "      headers: valid\n", w.n_files, w.n_files == 1 ? "" : "s", bytes_string(mapped),
-        w.types, w.n, w.n_used, w.n - w.n_used);
+        quoted(w.types), w.n, w.n_used, w.n - w.n_used);
     put(&b, "  memory   %s mapped (shared) + about %s private;  this machine: %s free  %s",
         bytes_string(mapped), bytes_string(own), bytes_string(available),
         mapped + own < available ? "OK" : "TIGHT: weights will be read from disk again and again");

@@ -11,6 +11,8 @@
  *
  * Each arena is one stretch of address space, reserved at first use and filled with memory by the
  * kernel as it is touched; it never moves, so pointers stay good, and no size has to be guessed.
+ * What exceeds the memory that the machine has is refused: the system would let us begin, and kill
+ * us, or somebody else, in the middle.
  *
  * Easy to get wrong:
  *   - Only the main thread allocates. A task of parallel_for that does is a bug, and is told so.
@@ -38,7 +40,8 @@ enum { GAP = 64 };
 enum { GAP = 0 };
 #endif
 
-enum { ALIGN = 64 };                         /* a cache line, and the widest vector */
+enum { ALIGN = 64, LARGE = 64 << 20 };       /* a cache line, and the widest vector; a size to be
+                                              * compared with what the machine has */
 
 typedef struct {
     const char *name;
@@ -48,11 +51,24 @@ typedef struct {
 
 static Arena keep_arena = { .name = "keep" }, scratch_arena = { .name = "scratch" };
 
+/* In a batch it costs the item that asks for too much, not those after it. */
+static _Noreturn void no_memory(const char *fmt, ...) PRINTF(1, 2);
+static _Noreturn void no_memory(const char *fmt, ...)
+{
+    char what[200];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(what, sizeof what, fmt, args);
+    va_end(args);
+    if (landing) fail("memory", NULL, "%s", what);
+    die(EXIT_MEMORY, "%s", what);
+}
+
 size_t mul_size(size_t a, size_t b)
 {
     size_t c;
     if (__builtin_mul_overflow(a, b, &c))
-        die(EXIT_MEMORY, "%zu x %zu bytes are more than this machine can address", a, b);
+        no_memory("%zu x %zu bytes are more than this machine can address", a, b);
     return c;
 }
 
@@ -60,9 +76,37 @@ size_t add_size(size_t a, size_t b)
 {
     size_t c;
     if (__builtin_add_overflow(a, b, &c))
-        die(EXIT_MEMORY, "%zu + %zu bytes are more than this machine can address", a, b);
+        no_memory("%zu + %zu bytes are more than this machine can address", a, b);
     return c;
 }
+
+/* === How much there is ======================================================================== */
+
+/* The number in a line "NAME NUMBER" of a small file, times unit; `standard` if there is none. */
+static size_t read_size(const char *path, const char *name, size_t unit, size_t standard)
+{
+    char line[200];
+    unsigned long long v;
+    size_t found = standard, n = strlen(name);
+    FILE *f = fopen(path, "re");
+    while (f && fgets(line, sizeof line, f))
+        if (!strncmp(line, name, n) && sscanf(line + n, "%llu", &v) == 1 && v <= SIZE_MAX / unit)
+            found = (size_t)v * unit;
+    if (f) fclose(f);
+    return found;
+}
+
+size_t memory_available(void)
+{
+    size_t most = read_size("/proc/meminfo", "MemAvailable:", 1024, SIZE_MAX / 4)
+                + read_size("/proc/meminfo", "SwapFree:", 1024, 0);
+    size_t v2 = read_size("/sys/fs/cgroup/memory.max", "", 1, SIZE_MAX);
+    size_t v1 = read_size("/sys/fs/cgroup/memory/memory.limit_in_bytes", "", 1, SIZE_MAX);
+    if (v2 < most) most = v2;
+    return v1 < most ? v1 : most;
+}
+
+/* === The arenas =============================================================================== */
 
 /* 256 GiB where the system lets us, less where it limits address space (ulimit -v, 32 bits). */
 static void reserve(Arena *a)
@@ -79,14 +123,26 @@ static void reserve(Arena *a)
     die(EXIT_MEMORY, "no address space for the %s arena: is ulimit -v set?", a->name);
 }
 
+/* What the machine had when it was first asked. The system would grant more, and then kill. */
+static size_t available(void)
+{
+    static size_t n;
+    if (!n) n = memory_available();
+    return n;
+}
+
 static void *take(Arena *a, size_t n)
 {
     if (threads_busy()) bug("allocation of %zu bytes inside parallel_for", n);
     if (!a->base) reserve(a);
     size_t whole = add_size(n, GAP + ALIGN - 1) / ALIGN * ALIGN;
     if (whole > a->size - a->used)
-        die(EXIT_MEMORY, "%zu MB more for %s: only %zu MB of address space are left",
-            whole >> 20, a->name, (a->size - a->used) >> 20);
+        no_memory("%zu MB more for %s: only %zu MB of address space are left", whole >> 20, a->name,
+                  (a->size - a->used) >> 20);
+    size_t both = add_size(add_size(keep_arena.used, scratch_arena.used), whole);
+    if (both > LARGE && both > available())
+        no_memory("%zu MB are needed, %zu MB more than before: when this run began, the machine had"
+                  " %zu MB", both >> 20, whole >> 20, available() >> 20);
     char *p = a->base + a->used;
     a->used += whole;
     if (a->used > a->peak) a->peak = a->used;

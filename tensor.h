@@ -77,6 +77,7 @@ char  *scratch_string(const char *fmt, ...) PRINTF(1, 2);
 size_t scratch_mark(void);
 void   scratch_reset(size_t mark);
 size_t keep_peak(void), scratch_peak(void);  /* bytes, for -v */
+size_t memory_available(void);               /* bytes that the machine, or the cgroup, has now */
 size_t keep_mark(void);                      /* for fuzzers, which load a million models in one */
 void   keep_reset(size_t mark);              /* process; nothing may point there any more */
 
@@ -202,6 +203,7 @@ void trace_map(Tensor t, int h, int w, const char *fmt, ...) PRINTF(4, 5);
  * it is complete. Both die with EXIT_OUTPUT if it cannot be written. */
 void trace_file_start(const char *path);
 void trace_file_finish(void);
+void trace_file_drop(void);                  /* nothing half written stays; for signal handlers */
 
 /* === JSON (json.c) =============================================================================
  *

@@ -10,8 +10,10 @@
  * Easy to get wrong: a module that is called again (a decoder, for each token) has the same name
  * each time. The first call keeps it; the k-th further call gets ".k". */
 #include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "tensor.h"
@@ -82,7 +84,8 @@ void trace_map(Tensor t, int h, int w, const char *fmt, ...)
 /* === --trace FILE ============================================================================= */
 
 static struct {
-    const char *path;
+    const char *path, *temp;                 /* temp: beside path, while it is being written */
+    volatile sig_atomic_t temp_used;
     FILE       *data;                        /* nameless: it is gone when we are */
     char       *header;                      /* grows; malloc, since it must move */
     size_t      n_header, size_header;
@@ -122,21 +125,31 @@ static void append(void *ctx, const char *name, Tensor t)
     if (fwrite(t.data, 1, n_bytes, out.data) != n_bytes) cannot_write();
 }
 
-/* An open file beside `path`, with a name for the time being. */
-static FILE *open_beside(const char *path, char **name)
+/* An open file beside out.path, with the name out.temp for the time being. */
+static FILE *open_beside(void)
 {
-    *name = keep_string("%s.%ld.tmp", path, (long)getpid());
-    FILE *f = fopen(*name, "w+bx");
-    if (!f) cannot_write();
-    return f;
+    out.temp_used = 1;
+    FILE *f = fopen(out.temp, "w+bx");
+    if (f) return f;
+    out.temp_used = 0;
+    cannot_write();
+}
+
+void trace_file_drop(void)
+{
+    if (out.temp_used) unlink(out.temp);
+    out.temp_used = 0;
 }
 
 void trace_file_start(const char *path)
 {
-    char *name;
+    struct stat st;
     out.path = path;
-    out.data = open_beside(path, &name);
-    unlink(name);
+    out.temp = keep_string("%s.%ld.tmp", path, (long)getpid());
+    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode))
+        die(EXIT_OUTPUT, "%s: is no regular file, expected one for the trace", quoted(path));
+    out.data = open_beside();
+    trace_file_drop();
     header_add("{");
     trace_to(append, NULL);
 }
@@ -147,20 +160,21 @@ void trace_file_finish(void)
     trace_to(NULL, NULL);
     header_add("}");
     while (out.n_header % 8) header_add(" ");           /* so that the data is aligned */
-    char *name, buf[1 << 16];
-    FILE *f = open_beside(out.path, &name);
+    char buf[1 << 16];
+    FILE *f = open_beside();
     uint64_t n = out.n_header;
     for (int i = 0; i < 8; i++) putc((int)(n >> (8 * i) & 255), f);      /* little-endian */
     fwrite(out.header, 1, out.n_header, f);
     rewind(out.data);
     for (size_t got; (got = fread(buf, 1, sizeof buf, out.data)) > 0; ) fwrite(buf, 1, got, f);
     bool ok = !ferror(out.data) && !ferror(f);
-    if (fclose(f) != 0 || !ok || rename(name, out.path) != 0) {
+    if (fclose(f) != 0 || !ok || rename(out.temp, out.path) != 0) {
         int why = errno;
-        unlink(name);
+        trace_file_drop();
         errno = why;
         cannot_write();
     }
+    out.temp_used = 0;
     fclose(out.data);
     out.data = NULL;
 }

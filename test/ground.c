@@ -91,6 +91,23 @@ static void too_much(void)    { mul_size((size_t)1 << 40, (size_t)1 << 40); }
 static void sum_too_big(void) { add_size((size_t)-1, 1); }
 static void whole_arena(void) { scratch_bytes((size_t)1 << 50); }
 static void reset_ahead(void) { scratch_reset(scratch_mark() + 64); }
+static void more_than_the_machine(void) { keep_bytes(memory_available() + ((size_t)1 << 30)); }
+
+/* In a batch an item that takes too much fails alone. */
+static void test_memory_of_item(void)
+{
+    jmp_buf place;
+    size_t mark = scratch_mark();
+    volatile bool landed = true;
+    if (setjmp(place) == 0) {
+        landing = &place;
+        scratch_bytes(memory_available() + ((size_t)1 << 30));
+        landed = false;
+    }
+    landing = NULL;
+    check(landed && strcmp(item_error.code, "memory") == 0, "too much for the machine, in a batch");
+    check(scratch_mark() == mark, "too much for the machine: nothing was taken");
+}
 
 static void test_memory(void)
 {
@@ -111,6 +128,8 @@ static void test_memory(void)
     ends(too_much, EXIT_MEMORY, "mm: ", "mul_size overflow");
     ends(sum_too_big, EXIT_MEMORY, "mm: ", "add_size overflow");
     ends(whole_arena, EXIT_MEMORY, "mm: ", "scratch: more than there is");
+    ends(more_than_the_machine, EXIT_MEMORY, "mm: ", "more than the machine has");
+    test_memory_of_item();
     ends(reset_ahead, EXIT_BUG, "scratch_reset", "scratch_reset beyond the end");
 }
 
