@@ -103,11 +103,14 @@ static File file_create(const char *path, bool of_item)
     }
     snprintf(slot[s].path, MAX_PATH, "%s", place);
     snprintf(slot[s].temp, MAX_PATH, "%.4070s.%ld.tmp", place, (long)getpid());
-    f.fd = open(slot[s].temp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (f.fd < 0) cannot_write(&f);
-    f.slot = s;
     slot[s].keep = 0;
-    slot[s].used = 1;
+    slot[s].used = 1;                        /* before it is there: a signal may come in between */
+    f.fd = open(slot[s].temp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (f.fd < 0) {
+        slot[s].used = 0;
+        cannot_write(&f);
+    }
+    f.slot = s;
     return f;
 }
 
@@ -119,6 +122,7 @@ static void write_all(File *f, const void *p, size_t n)
     writing = 1;
     while (n) {
         ssize_t got = write(f->fd, s, n);
+        if (got < 0 && errno == EINTR && stop_signal && s == p) break;   /* none of it is out yet */
         if (got < 0 && errno == EINTR) continue;
         if (got < 0) cannot_write(f);
         s += got;
@@ -154,6 +158,7 @@ static void on_signal(int sig)
         if (slot[s].keep) rename(slot[s].temp, slot[s].path);
         else unlink(slot[s].temp);
     }
+    trace_file_drop();
     ssize_t n = line_shown ? write(STDERR_FILENO, "\r\033[K", 4) : 0;
     (void)n;
     _exit(128 + sig);
@@ -165,8 +170,17 @@ static void on_status(int sig)
     status_wanted = 1;
 }
 
+/* If stdin, stdout or stderr are closed when we start, the next file that is opened must not take
+ * their place: a message would end in a result. Opened the wrong way round, so that use fails. */
+static void keep_three(void)
+{
+    for (int fd = 0; fd < 3; fd++)
+        if (fcntl(fd, F_GETFD) < 0) open("/dev/null", fd ? O_RDONLY : O_WRONLY);
+}
+
 void signals_start(void)
 {
+    keep_three();
     struct sigaction stop = { .sa_handler = on_signal }, status = { .sa_handler = on_status };
     sigemptyset(&stop.sa_mask);
     sigaddset(&stop.sa_mask, SIGINT);
@@ -177,6 +191,7 @@ void signals_start(void)
     sigaction(SIGTERM, &stop, NULL);
     sigaction(SIGUSR1, &status, NULL);
     signal(SIGPIPE, SIG_DFL);
+    signal(SIGXFSZ, SIG_IGN);                /* ulimit -f: the write fails, and says so */
     atexit(drop_all_slots);                  /* die() in the middle of a run */
 }
 
@@ -220,8 +235,9 @@ static char *keep_key(const char *key, size_t n)
     static char  *pool;
     static size_t left;
     if (n > left) {
-        left = n > (1 << 18) ? n : (size_t)1 << 18;
-        pool = keep_bytes(left);
+        size_t size = n > (1 << 18) ? n : (size_t)1 << 18;
+        pool = keep_bytes(size);             /* may fail the item: then nothing has changed */
+        left = size;
     }
     char *p = pool;
     memcpy(p, key, n);
@@ -330,9 +346,13 @@ static bool resume_line(Output *out, const char *text, size_t n, int64_t line)
 static void resume_open(Output *out)
 {
     const char *path = out->r->o.resume;
-    int fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+    int fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_NONBLOCK | O_CLOEXEC, 0666);
+    struct stat st;
     out->file = (File){ .fd = fd, .slot = -1, .path = path };
     if (fd < 0) cannot_write(&out->file);
+    if (fstat(fd, &st) == 0 && !S_ISREG(st.st_mode))
+        usage_error(out->r->name, "--resume %s: is no regular file, expected one to read again",
+                    quoted(path));
     if (flock(fd, LOCK_EX | LOCK_NB) < 0)
         die(EXIT_OUTPUT, "%s: another process is writing to it", quoted(path));
     Lines lines = lines_open(fd);
@@ -368,7 +388,8 @@ static void resume_open(Output *out)
 
 /* === Names from templates ===================================================================== */
 
-/* The last part of the item's path, and how much of it is before the extension. */
+/* The last part of the item's path, and how much of it is before the extension. Neither is empty,
+ * "." or "..", whatever the path is: with "..." the stem would be, and lead out of the folder. */
 static const char *item_name(const Item *item, size_t *stem)
 {
     const char *name = item->path ? item->path : item->source == FROM_STDIN ? "stdin" : item->id;
@@ -376,7 +397,7 @@ static const char *item_name(const Item *item, size_t *stem)
     if (slash) name = slash + 1;
     if (!*name || !strcmp(name, ".") || !strcmp(name, "..")) name = "_";
     const char *dot = strrchr(name, '.');
-    *stem = dot && dot > name ? (size_t)(dot - name) : strlen(name);
+    *stem = dot && dot > name + strspn(name, ".") ? (size_t)(dot - name) : strlen(name);
     return name;
 }
 
@@ -521,6 +542,21 @@ static bool in_list(const char *list, const char *name, size_t n)
     return false;
 }
 
+/* JSON as the input has it, on one line and without what a terminal might obey: DEL and C1 can only
+ * stand in strings, \r only between values. */
+static void put_json_text(Buf *b, const char *s, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        unsigned char c = (unsigned char)s[i], next = i + 1 < n ? (unsigned char)s[i + 1] : 0;
+        bool c1 = c == 0xC2 && next >= 0x80 && next < 0xA0;
+        if (c < ' ') put_bytes(b, " ", 1);
+        else if (c == 0x7F) put_bytes(b, "\\u007f", 6);
+        else if (c1) put(b, "\\u%04x", next);
+        else put_bytes(b, s + i, 1);
+        i += c1;
+    }
+}
+
 /* Fields of the input record that neither mm reads nor the record has. */
 static void put_copied(Buf *b, const Command *c, Json record)
 {
@@ -536,14 +572,14 @@ static void put_copied(Buf *b, const Command *c, Json record)
         put_json(b, key, n);
         n_value = json_span(m, &value);
         put_bytes(b, ":", 1);
-        put_bytes(b, value, n_value);
+        put_json_text(b, value, n_value);
     }
 }
 
 static void put_head(Buf *b, const Run *r, const Item *item, bool ok)
 {
     put(b, "{\"v\":1,\"cmd\":\"%s\",\"i\":%lld,\"id\":", r->name, (long long)item->i);
-    if (item->id_json.node) put_bytes(b, item->id, item->id_len);
+    if (item->id_json.node) put_json_text(b, item->id, item->id_len);
     else put_json(b, item->id, item->id_len);
     if (!is_utf8(item->id, item->id_len)) {
         put(b, ",\"path_b64\":\"");

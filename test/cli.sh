@@ -562,5 +562,41 @@ broken "BERT without weights" bert-mean 4 "rm $W" err=safetensors
 broken "BERT, a tensor nobody asked for" bert-mean 4 \
     "sed -i 's/\"num_hidden_layers\": *[0-9]*/\"num_hidden_layers\": 2/' config.json" err=layer.2
 
+# --- Hostile names, records and files ---------------------------------------------------------------
+# A tensor whose type is no type, put behind the others; it is one that BERT's loader ignores.
+cp -r $M/bert-mean "$T/odd" && f=$T/odd/model.safetensors
+n=$(od -An -tu8 -N8 "$f" | tr -d ' ') size=$(($(wc -c <"$f") - 8 - $(od -An -tu8 -N8 "$f")))
+head=$(tail -c +9 "$f" | head -c "$n" | sed 's/} *$//')',"pooler.x":{"dtype":"\u001b[31m\"","shape":[1],'
+head="$head\"data_offsets\":[$size,$((size + 4))]}}"
+printf "\\x$(printf %x $((${#head} & 255)))\\x$(printf %x $((${#head} >> 8)))\0\0\0\0\0\0" >"$T/new"
+{ printf %s "$head"; tail -c +$((9 + n)) "$f"; printf 1234; } >>"$T/new" && mv "$T/new" "$f"
+run info --json "$T/odd"; expect "info, a type of bad intent" 0 out='\u001b[31m\""'
+run info --tensors --json "$T/odd"; expect "info --tensors, the same" 0 out='"dtype":"\u001b[31m\""'
+run info --tensors "$T/odd"; expect "info --tensors, as text" 0 out='\x1b[31m'
+
+mkdir -p "$T/three" "$T/deep/out" && cp $P/wide.png "$T/three/..."
+printf '{"image":"%s/three/..."}\n' "$T" >"$T/dots"
+in=$T/dots; run embed $CLIP --in jsonl -o "$T/deep/out/{stem}/v" -
+expect "a stem that is no folder up" 0
+is "a stem that is no folder up: where it went" "$(cd "$T/deep" && find . -name v)" ./out/.../v
+
+mkfifo "$T/fifo" && run embed $CLIP --json --resume "$T/fifo" $P/wide.png
+expect "--resume of a FIFO" 2 err="regular file"
+run embed $CLIP --text a --trace /dev/null; expect "--trace of a device" 7 err="regular file"
+[ -c /dev/null ] && good || bad "--trace has replaced /dev/null"
+printf '{"id":["\302\233"],"text":"a","more":{"a":\r"\177\302\2331m"}}\n' >"$T/c1"
+in=$T/c1; run embed $CLIP --in jsonl --json -
+expect "control characters are not passed on" 0 out='"id":["\u009b"]' out='"more":{"a": "\u007f\u009b1m"}'
+printf '{"image":"%s","labels":["a","b\\u0000c"]}\n' $P/wide.png >"$T/nul"
+in=$T/nul; run classify $CLIP --in jsonl --json -; expect "a label with NUL" 1 out='"code":"input.json"'
+# With stderr closed the next file to be opened would be number 2: messages must not go there.
+(exec 2>&-; "$MM" embed $CLIP -o "$T/clean" $P/wide.png /nowhere) >/dev/null; code=$?
+is "stderr closed" $code 1
+is "stderr closed: the result" "$(grep -c mm: "$T/clean")" 0
+"$MM" embed $CLIP --text a >&- 2>"$T/err"; code=$?; : >"$T/out"; expect "stdout closed" 7 err=stdout
+(ulimit -f 1; "$MM" embed $CLIP --vec npy -o "$T/big.npy" $(yes $P/wide.png | head -40)) 2>"$T/err"
+code=$?; expect "ulimit -f" 7 err="big.npy"
+is "ulimit -f: nothing stays" "$(find "$T" -name 'big*')" ""
+
 echo "cli: $n_pass passed, $n_fail failed, $n_skip skipped"
 [ $n_fail -eq 0 ]
