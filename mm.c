@@ -615,8 +615,8 @@ static void score_blip(const Classifier *c, Tensor image, const char *form, Scor
 static int best_first(const void *a, const void *b)
 {
     const Scored *x = a, *y = b;
-    if (isnan(x->score) != isnan(y->score)) return isnan(x->score) ? 1 : -1;     /* last */
-    if (x->score < y->score || x->score > y->score) return x->score > y->score ? -1 : 1;
+    float s = isnan(x->score) ? -1 : x->score, t = isnan(y->score) ? -1 : y->score;     /* last */
+    if (s != t) return s > t ? -1 : 1;
     return x->place - y->place;
 }
 
@@ -633,12 +633,10 @@ static const char **item_labels(const Classifier *c, const Item *item, int *n)
     *n = json_len(own);
     if (!json_is(own, JSON_ARRAY) || *n == 0) json_error(own, "must be a list of texts");
     const char **label = scratch_bytes(sizeof *label * (size_t)*n);
-    int i = 0;
+    size_t len, i = 0;
     for (Json j = json_first(own); j.node; j = json_next(j)) {
-        size_t len;
         label[i++] = json_string(j, &len);
-        if (!label[i - 1] || strlen(label[i - 1]) != len)
-            json_error(j, "must be a text without NUL characters");
+        if (!label[i - 1] || strlen(label[i - 1]) != len) json_error(j, "must be a text, no NUL");
     }
     return label;
 }
@@ -662,8 +660,7 @@ static void put_scores(const Run *r, const Classifier *c, Result *res, const Sco
     put(&res->body, "]");
     res->table = true;
     for (int i = 0; i < n && i < n_text; i++) {
-        put(&res->text, isnan(s[i].score) ? "%snan\t" : "%s%.4f\t", i ? "\n" : "",
-            (double)s[i].score);                         /* printf may say -nan */
+        put(&res->text, "%s%.4f\t", i ? "\n" : "", (double)fabsf(s[i].score));   /* no -nan */
         put_plain(&res->text, s[i].label, strlen(s[i].label), true, r->o.tsv, false);
     }
 }

@@ -466,8 +466,8 @@ static void test_refused(void)
 {
     static const char *const BAD[][2] = {            /* tokenizer.json, what the message must say */
         { "[]", "has no object model" },
-        { "{\"model\":{\"type\":\"WordPiece\",\"unk_token\":\"\",\"continuing_subword_prefix\":\"\","
-          "\"vocab\":{\"a\":0}}}", "unk_token" },
+        { "{\"model\":{\"type\":\"WordPiece\",\"unk_token\":\"\",\"vocab\":{\"a\":0},"
+          "\"continuing_subword_prefix\":\"\"}}", "unk_token" },
         { "{" PIECES ",\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":["
           "{\"type\":\"Replace\",\"pattern\":{\"String\":\"a\"},\"content\":\"aaaaaaaaaaaaaaaa\"},"
           "{\"type\":\"Replace\",\"pattern\":{\"String\":\"z\"},\"content\":\"\"},"
