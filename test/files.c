@@ -750,7 +750,7 @@ static void built_in(void)
         check(!model_file(b->dir, "../config.json", 1 << 20, &n) && !n, b->dir, "a file elsewhere");
         built_in_dir = b->dir;
         Outcome o = run(read_too_much);
-        check(o.code == EXIT_FILE && strstr(o.err, "at most 10"), "a built-in file too long", o.err);
+        check(o.code == EXIT_FILE && strstr(o.err, "at most 10"), "a file too long", o.err);
     }
     check(!model_map("builtin:none", "model.safetensors", &n) && !n, "builtin:none", "a file");
     n_skipped = !builtin_models()->dir;
