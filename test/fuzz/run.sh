@@ -35,7 +35,7 @@ scalar='"s":{"dtype":"F16","shape":[],"data_offsets":[1,3]}'
 printf '\001\003\000{%s,"f":{"dtype":"F4","shape":[1,2,1,1,1],"data_offsets":[0,1]}}' "$scalar" \
     >"$folder/corpus/safetensors/odd"
 seed json test/data/models/*/*.json
-seed picture test/data/models/pictures/* test/data/image/* "$assets"/images/*
+seed picture test/fuzz/seeds/* test/data/models/pictures/* test/data/image/* "$assets"/images/*
 printf 'P6 2 1 255\n......' >"$folder/corpus/picture/p6"
 printf 'P2\n# c\n2 2 15\n0 1 2 15' >"$folder/corpus/picture/p2"
 seed tokenizer test/data/models/*/tokenizer.json
