@@ -35,7 +35,7 @@ enum {                       /* exit codes, CLI.md 5 */
     EXIT_BUG    = 70
 };
 
-#define PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
+#define PRINTF(fmt, args) __attribute__((format(printf, fmt, args), nonnull(fmt)))
 
 _Noreturn void die(int code, const char *fmt, ...) PRINTF(2, 3);
 _Noreturn void bug(const char *fmt, ...) PRINTF(1, 2);
