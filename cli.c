@@ -267,3 +267,34 @@ int run_items(Run *r, ItemFn *fn)
     if (r->o.verbose > 0) summary(r, &p);
     return r->o.exit0 && (code == EXIT_ITEMS || code == EXIT_INPUT) ? 0 : code;
 }
+
+/* === Intermediates ========================================================================== */
+
+/* -vv: each intermediate as it comes. */
+static void print_trace(void *ctx, const char *name, Tensor t)
+{
+    const Run *r = ctx;
+    double sum = 0, squares = 0;
+    size_t n = n_elem(t);
+    for (size_t i = 0; i < n; i++) {
+        sum += (double)f32(t)[i];
+        squares += (double)f32(t)[i] * (double)f32(t)[i];
+    }
+    double mean = sum / (double)n, variance = squares / (double)n - mean * mean;
+    fprintf(stderr, "%9.1f ms  %-52s %-20s mean % .5f  std %.5f\n", now_ms() - r->t_start, name,
+            shape_string(t), mean, __builtin_sqrt(variance > 0 ? variance : 0));
+}
+
+void trace_begin(Run *r)
+{
+    if (r->o.trace) trace_file_start(r->o.trace);
+    else if (r->o.verbose > 1) trace_to(print_trace, r);
+}
+
+int run_traced(Run *r, ItemFn *fn)
+{
+    if (!tracing()) trace_begin(r);
+    int code = run_items(r, fn);
+    trace_file_finish();
+    return code;
+}

@@ -14,13 +14,15 @@
  *
  * A number that was not given is -1, a text NULL. */
 
+typedef struct { const char **v; int64_t n; } Texts;     /* of an option that may be repeated */
+
 typedef struct {
     const char *model, *prompt, *output, *in, *files0_from, *files_from, *resume, *errors, *sidecar;
     const char *if_exists, *trace, *ids, *vec, *isa, *progress, *seed, *normalize;
-    const char *labels, *label_template;
-    const char **text;               /* --text, as often as it is given */
+    const char *label_template;
+    Texts text, labels;              /* --text and --labels, as often as they are given */
     const char **operand;
-    int64_t n_text, n_operands;
+    int64_t n_operands;
     int64_t threads, limit, skip, top, beams, max_tokens, logprobs, max_pixels, verbose, seconds;
     bool recursive, json, tsv, nul, retry_errors, exit0, quiet, timings, no_filename, no_exif;
     bool exact, raw, cpu, tensors, full, no_color, help, help_all, version;
@@ -66,6 +68,10 @@ const Command *options_parse(Options *o, const Command *table, int argc, char **
 _Noreturn void usage_error(const char *cmd, const char *fmt, ...) PRINTF(2, 3);
 /* The text of an option that takes TEXT or @FILE (@-: stdin), without the last newline. */
 const char *option_text(const char *cmd, const char *option, const char *value);
+/* The names in text, each ended by `end` or the end of all; blanks around them do not count. An
+ * empty one is left out, and told. Kept. */
+typedef struct { const char **name; int n; bool empty; } Names;
+Names cut_names(const char *text, char end);
 /* The nearest of n names within two edits, or NULL. stride is the distance of the name pointers. */
 const char *nearest(const char *word, const char *const *names, size_t n, size_t stride);
 
@@ -133,6 +139,8 @@ void put_bytes(Buf *b, const void *p, size_t n);
 void put_json(Buf *b, const char *s, size_t n);      /* a JSON string, always valid UTF-8 */
 void put_float(Buf *b, float x);                     /* shortest that reads back; NaN, inf: null */
 void put_base64(Buf *b, const void *p, size_t n);
+void put_ids(Buf *b, const int *id, int n, const char *between);
+void put_logprobs(Buf *b, const Generated *g, int k);        /* a JSON member, k alternatives */
 void put_plain(Buf *b, const char *s, size_t n, bool newlines, bool tabs, bool controls);
 bool is_utf8(const char *s, size_t n);
 /* Strict RFC 4648 with padding; NULL if it is not. In scratch. */
@@ -188,6 +196,9 @@ struct Run {
 typedef void ItemFn(Run *r, const Item *item, Result *res);
 /* Takes the items one by one through fn; returns the exit code. r->in must be open. */
 int    run_items(Run *r, ItemFn *fn);
+/* The same, with what --trace and -vv ask for; trace_begin: earlier, where it begins earlier. */
+int    run_traced(Run *r, ItemFn *fn);
+void   trace_begin(Run *r);
 void   run_seed(Run *r);             /* -s, MM_SEED; "random" picks one and says so */
 double now_ms(void);
 void   first_feedback(const Run *r, const char *fmt, ...) PRINTF(2, 3);      /* a terminal only */

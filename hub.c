@@ -26,7 +26,7 @@ static const struct { const char *alias, *id; } ALIASES[] = {
     { "blip-large",   "Salesforce/blip-image-captioning-large" },
     { "blip-vqa",     "Salesforce/blip-vqa-base" },
     { "blip-itm",     "Salesforce/blip-itm-base-coco" },
-    { "clip",         "openai/clip-vit-base-patch32" },
+    { "clip",         "openai/clip-vit-large-patch14" },     /* B/32 has no safetensors on main */
     { "clip-b32",     "openai/clip-vit-base-patch32" },
     { "clip-b16",     "openai/clip-vit-base-patch16" },
     { "clip-l14",     "openai/clip-vit-large-patch14" },

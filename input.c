@@ -149,7 +149,7 @@ static int stdin_uses(const Options *o)
 {
     int n = 0;
     for (int64_t i = 0; i < o->n_operands; i++) n += strcmp(o->operand[i], "-") == 0;
-    for (int64_t i = 0; i < o->n_text; i++) n += strcmp(o->text[i], "-") == 0;
+    for (int64_t i = 0; i < o->text.n; i++) n += strcmp(o->text.v[i], "-") == 0;
     if (o->files_from && strcmp(o->files_from, "-") == 0) n++;
     if (o->files0_from && strcmp(o->files0_from, "-") == 0) n++;
     if (o->prompt && strcmp(o->prompt, "@-") == 0) n++;
@@ -178,7 +178,7 @@ Input *input_open(const char *cmd, const Options *opts, Takes takes)
     Options *o = keep_bytes(sizeof *o);
     *o = *opts;
     *in = (Input){ .cmd = cmd, .o = o, .takes = takes, .texts = takes == TAKES_TEXTS,
-                   .n_text = o->n_text };
+                   .n_text = o->text.n };
     in->list = o->files0_from ? o->files0_from : o->files_from;
     if (o->files0_from && o->files_from)
         usage_error(cmd, "--files0-from and --files-from: one of them");
@@ -190,7 +190,7 @@ Input *input_open(const char *cmd, const Options *opts, Takes takes)
     if (in->texts && strcmp(cmd, "embed") == 0) refuse_pictures(cmd, o);
     if (o->files0_from && format && strcmp(format, "pnm") == 0)
         usage_error(cmd, "--in pnm goes with --files-from FILE: nothing ends in NUL there");
-    bool none = !o->n_operands && !in->list && !o->n_text;
+    bool none = !o->n_operands && !in->list && !o->text.n;
     if (format && o->n_operands && !in->list && stdin_uses(o) == 0)
         usage_error(cmd, "--in %s says how a stream is read: give '-' for stdin, or --files-from "
                     "FILE", o->in);
@@ -216,7 +216,7 @@ bool input_several(const Input *in)
 {
     const Options *o = in->o;
     if (in->list || o->recursive || o->n_operands + in->n_text > 1) return true;
-    if (!o->n_operands) return o->n_text && strcmp(o->text[0], "-") == 0;
+    if (!o->n_operands) return o->text.n && strcmp(o->text.v[0], "-") == 0;
     return strcmp(o->operand[0], "-") == 0 && (in->texts || (o->in && strcmp(o->in, "files")));
 }
 
@@ -227,7 +227,7 @@ int64_t input_total(const Input *in)
     for (int64_t i = 0; i < o->n_operands; i++)
         if (strcmp(o->operand[i], "-") == 0 && (in->texts || o->in)) return -1;
     for (int64_t i = 0; i < in->n_text; i++)
-        if (strcmp(o->text[i], "-") == 0) return -1;
+        if (strcmp(o->text.v[i], "-") == 0) return -1;
     return o->n_operands + in->n_text;
 }
 
@@ -357,7 +357,7 @@ bool input_next(Input *in, Item *item)
 {
     const Options *o = in->o;
     while (in->next_text < in->n_text) {
-        const char *t = o->text[in->next_text];
+        const char *t = o->text.v[in->next_text];
         if (strcmp(t, "-") == 0 && next_of_stdin(in, item, true)) return true;
         in->next_text++;
         if (strcmp(t, "-")) return give(in, item, FROM_TEXT, t, strlen(t));

@@ -147,30 +147,6 @@ static const ModelRow *find_row(Model *m)
     return found;
 }
 
-/* A list of names, as they stand in an option or a file. */
-typedef struct { const char **name; int n; bool empty; } Names;
-
-/* The names in text, which end with the byte `end`; blanks around them do not count. An empty one
- * is left out, and told. */
-static Names cut_names(const char *text, char end)
-{
-    const char ends[] = { end, 0 };
-    size_t room = 1;
-    for (const char *s = text; *s; s++) room += *s == end;
-    Names names = { .name = keep_bytes(mul_size(sizeof(char *), room)) };
-    for (const char *s = text; ; ) {
-        size_t n = strcspn(s, ends), from = strspn(s, " \t\r");
-        const char *next = s[n] ? s + n + 1 : NULL;
-        if (from > n) from = n;
-        size_t to = n;
-        while (to > from && strchr(" \t\r", s[to - 1])) to--;
-        if (to > from) names.name[names.n++] = keep_string("%.*s", (int)(to - from), s + from);
-        else names.empty = true;
-        if (!next) return names;
-        s = next;
-    }
-}
-
 /* What a small model knows: its concepts.txt, a name a line. n 0: it has none. */
 static Names concepts_load(const char *dir)
 {
@@ -211,7 +187,7 @@ static const char *small_model(const Run *r)
     bool vqa = strcmp(r->name, "vqa") == 0, caption = r->cmd->bit == CAPTION;
     const char *alias = vqa ? "blip-vqa" : caption ? "blip" : "clip";
     const char *id = vqa ? "Salesforce/blip-vqa-base" : caption
-                   ? "Salesforce/blip-image-captioning-base" : "openai/clip-vit-base-patch32";
+                   ? "Salesforce/blip-image-captioning-base" : "openai/clip-vit-large-patch14";
     const char *name = caption ? "builtin:caption" : "builtin:clip";
     if (vqa || !builtin_model(name))
         die(EXIT_MODEL, "%s: no model given: say -m MODEL\n"
@@ -251,6 +227,38 @@ static void model_weights(Run *r, Model *m)
     for (const ModelRow *row = MODELS; row->type; row++)     /* what the tensors say counts */
         if (row->load == load_blip && row->blip == blip_kind(m->blip)) m->row = row;
     if (r->cmd->bit != INFO && !(m->row->commands & r->cmd->bit)) wrong_family(r, m);
+}
+
+static Json text_config(const Model *m)
+{
+    Json text = json_get(m->config, "text_config");
+    return text.node ? text : m->config;
+}
+
+/* How many tokens a text may have. */
+static int text_context(const Model *m)
+{
+    return json_int(text_config(m), "max_position_embeddings", 512, 1, 65536);
+}
+
+/* The tokenizer, which must be the model's own: words that it lacks would become [UNK], and vanish
+ * from what is said. Published checkpoints have more rows than tokens, never fewer: BLIP 2 more
+ * (its vocab.txt lacks [DEC] and [ENC]); many fill up to a multiple of 64 or 128; Phi-1.5 has 51200
+ * rows for 50295 tokens, a 57th more. A tenth is for small models, whose multiple of 64 is more. */
+static void model_tokenizer(Model *m)
+{
+    m->tok = tok_load(m->dir);
+    int usual = m->row->load == load_clip ? 49408 : m->row->load == load_blip ? 30524 : 30522;
+    int rows = json_int(text_config(m), "vocab_size", usual, 1, 1 << 22), n = tok_size(m->tok);
+    int missing = rows - n;
+    bool few = missing > rows / 10 || (missing > 128 && missing > rows / 32);
+    if (n <= rows && !few) return;
+    size_t n_bytes;
+    const char *file = model_file(m->dir, "tokenizer.json", 1 << 30, &n_bytes) ? "tokenizer.json"
+                     : m->row->load == load_clip ? "vocab.json" : "vocab.txt";
+    die(EXIT_FILE, "%s/%s: has %d tokens, but key vocab_size of config.json is %d\n"
+        "copy the tokenizer's files from where the weights come from", quoted(m->dir), file, n,
+        rows);
 }
 
 /* The picture side: what preprocessor_config.json says; without one the class's own standard at
@@ -304,35 +312,6 @@ static void start_machine(Run *r)
     run_seed(r);
 }
 
-/* -vv: each intermediate as it comes. */
-static void print_trace(void *ctx, const char *name, Tensor t)
-{
-    const Run *r = ctx;
-    double sum = 0, squares = 0;
-    size_t n = n_elem(t);
-    for (size_t i = 0; i < n; i++) {
-        sum += (double)f32(t)[i];
-        squares += (double)f32(t)[i] * (double)f32(t)[i];
-    }
-    double mean = sum / (double)n, variance = squares / (double)n - mean * mean;
-    fprintf(stderr, "%9.1f ms  %-52s %-20s mean % .5f  std %.5f\n", now_ms() - r->t_start, name,
-            shape_string(t), mean, __builtin_sqrt(variance > 0 ? variance : 0));
-}
-
-static void trace_begin(Run *r)
-{
-    if (r->o.trace) trace_file_start(r->o.trace);
-    else if (r->o.verbose > 1) trace_to(print_trace, r);
-}
-
-static int run_traced(Run *r, ItemFn *fn)
-{
-    if (!tracing()) trace_begin(r);
-    int code = run_items(r, fn);
-    trace_file_finish();
-    return code;
-}
-
 static void computing(Run *r)
 {
     if (!r->t_first) r->t_first = now_ms();
@@ -348,11 +327,6 @@ static Tensor model_input(Run *r, const Model *m, const Item *item, Result *res)
     return x;
 }
 
-static void put_ids(Buf *b, const int *id, int n, const char *between)
-{
-    for (int i = 0; i < n; i++) put(b, "%s%d", i ? between : "", id[i]);
-}
-
 /* === mm caption, mm vqa ======================================================================= */
 
 typedef struct {
@@ -366,23 +340,6 @@ static Ids prompt_ids(const Run *r, const Captioner *c, const char *prompt)
 {
     if (!prompt) return (Ids){0};
     return tok_encode(c->m->tok, prompt, strlen(prompt), TOK_SPECIAL | (r->o.raw ? 0 : TOK_RAW));
-}
-
-static void put_logprobs(Buf *b, const Generated *g, int k)
-{
-    put(b, ",\"logprobs\":[");
-    for (int i = 0; i < g->n - g->n_prompt; i++) {
-        put(b, "%s{\"id\":%d,\"logprob\":", i ? "," : "", g->info[i].chosen.id);
-        put_float(b, g->info[i].chosen.logprob);
-        put(b, ",\"top\":[");
-        for (int j = 0; j < k; j++) {
-            put(b, "%s[%d,", j ? "," : "", g->info[i].top[j].id);
-            put_float(b, g->info[i].top[j].logprob);
-            put(b, "]");
-        }
-        put(b, "]}");
-    }
-    put(b, "]");
 }
 
 /* How sure the small captioner was of its words: their mean probability. Where it is lower than
@@ -440,7 +397,8 @@ static void caption_item(Run *r, const Item *item, Result *res)
     Generated g = vqa ? blip_answer(blip, seen, q.id, q.n, o)
                       : blip_caption(blip, seen, q.id, q.n, o);
     const char *text = tok_decode(c->m->tok, g.id, g.n, true);
-    int n_in = g.n_prompt + (vqa ? q.n : 0), n_out = g.n - g.n_prompt;
+    int n_in = g.n_prompt + (vqa ? q.n : 0);     /* the picture is attended to, it has no tokens */
+    int n_out = g.n - g.n_prompt;
     res->ms_encode = encoded - start;
     res->ms_text = now_ms() - encoded;
     res->tokens_out = n_out;
@@ -468,12 +426,11 @@ static int cmd_caption(Run *r)
         usage_error(r->name, "%s answers questions: say -p QUESTION", quoted(r->model.label));
     if (blip_kind(m->blip) == BLIP_CAPTION && strcmp(r->name, "vqa") == 0)
         no_answers(r);
-    m->tok = tok_load(m->dir);
+    model_tokenizer(m);
     model_pictures(m);
     c.ids = prompt_ids(r, &c, c.prompt);
-    Json text = json_get(m->config, "text_config");
-    c.max_len = json_int(text, "max_position_embeddings", 512, 1, 65536);
-    c.n_vocab = json_int(text, "vocab_size", 30524, 1, 1 << 22);
+    c.max_len = text_context(m);
+    c.n_vocab = json_int(text_config(m), "vocab_size", 30524, 1, 1 << 22);
     if (c.ids.n > c.max_len)
         usage_error(r->name, "-p: the prompt has %d tokens, the model takes %d", c.ids.n,
                     c.max_len);
@@ -531,12 +488,12 @@ static int cmd_embed(Run *r)
     Model *m = model_open(r, r->o.model);
     const char *prompt = option_text(r->name, "-p", r->o.prompt);
     bool texts = strcmp(m->row->type, "bert") == 0;
-    if (prompt) r->o.text[r->o.n_text++] = prompt;
+    if (prompt) r->o.text.v[r->o.text.n++] = prompt;
     start_machine(r);
     r->in = input_open(r->name, &r->o, texts ? TAKES_TEXTS : TAKES_BOTH);
     r->text_lines = true;
     model_weights(r, m);
-    m->tok = tok_load(m->dir);
+    model_tokenizer(m);
     if (!texts) model_pictures(m);
     r->ctx = m;
     return run_traced(r, embed_item);
@@ -564,15 +521,28 @@ static const char *label_text(const char *form, const char *label)
     return b.p;
 }
 
-/* The labels of the option: A,B or @FILE, one a line. */
+/* The labels of the options, one after the other: A,B or @FILE, one a line. */
 static Names read_labels(const Run *r)
 {
-    const char *given = option_text(r->name, "--labels", r->o.labels);
-    bool file = r->o.labels[0] == '@';
-    Names labels = cut_names(given, file ? '\n' : ',');
-    if (labels.empty && !file) usage_error(r->name, "--labels %s: an empty label", quoted(given));
-    if (!labels.n) usage_error(r->name, "--labels: no labels in %s", quoted(r->o.labels + 1));
-    return labels;
+    Names all = {0};
+    for (int64_t i = 0; i < r->o.labels.n; i++) {
+        const char *option = r->o.labels.v[i];
+        const char *given = option_text(r->name, "--labels", option);
+        bool file = option[0] == '@';
+        Names some = cut_names(given, file ? '\n' : ',');
+        if (some.empty && !file) usage_error(r->name, "--labels %s: an empty label", quoted(given));
+        if (!some.n) usage_error(r->name, "--labels: no labels in %s", quoted(option + 1));
+        const char **name = keep_bytes(mul_size(sizeof *name, (size_t)(all.n + some.n)));
+        for (int k = 0; k < all.n + some.n; k++)
+            name[k] = k < all.n ? all.name[k] : some.name[k - all.n];
+        all = (Names){ .name = name, .n = all.n + some.n };
+    }
+    return all;
+}
+
+static Ids label_ids(const Classifier *c, const char *text)
+{
+    return tok_encode(c->m->tok, text, strlen(text), TOK_SPECIAL);
 }
 
 /* The texts' vectors, [n, d], each of length 1. */
@@ -580,8 +550,7 @@ static void encode_labels(const Classifier *c, Tensor out, const char **label, c
 {
     for (int i = 0; i < n_rows(out); i++) {
         size_t mark = scratch_mark();
-        const char *text = label_text(form, label[i]);
-        Ids ids = tok_encode(c->m->tok, text, strlen(text), TOK_SPECIAL);
+        Ids ids = label_ids(c, label_text(form, label[i]));
         Tensor v = clip_text(c->m->clip, ids.id, ids.n);
         l2_normalize(v);
         memcpy(f32(rows(out, i, 1)), f32(v), sizeof(float) * (size_t)n_cols(v));
@@ -606,8 +575,11 @@ static void score_blip(const Classifier *c, Tensor image, const char *form, Scor
 {
     BlipImage seen = blip_image(c->m->blip, image);
     for (int i = 0; i < n; i++) {
-        const char *text = label_text(form, s[i].label);
-        Ids ids = tok_encode(c->m->tok, text, strlen(text), TOK_SPECIAL);
+        Ids ids = label_ids(c, label_text(form, s[i].label));
+        int max = text_context(c->m);
+        if (ids.n > max)
+            fail("input.text", NULL, "label %s has %d tokens, the model takes %d",
+                 quoted(s[i].label), ids.n, max);
         blip_match(c->m->blip, seen, ids.id, ids.n, &s[i].score, &s[i].cosine);
     }
 }
@@ -698,7 +670,7 @@ static int cmd_classify(Run *r)
     if (!c.form) c.form = strcmp(m->row->type, "clip") ? "{}" : "a photo of a {}.";
     if (!strstr(c.form, "{}"))
         usage_error(r->name, "--label-template %s: has no {}", quoted(c.form));
-    Names labels = r->o.labels ? read_labels(r) : concepts_load(m->dir);
+    Names labels = r->o.labels.n ? read_labels(r) : concepts_load(m->dir);
     c.label = labels.name;
     c.n = labels.n;
     if (!c.n && (!r->o.in || strcmp(r->o.in, "jsonl")))
@@ -706,8 +678,14 @@ static int cmd_classify(Run *r)
     start_machine(r);
     r->in = input_open(r->name, &r->o, TAKES_PICTURES);
     model_weights(r, m);
-    m->tok = tok_load(m->dir);
+    model_tokenizer(m);
     model_pictures(m);
+    for (int i = 0; m->blip && i < c.n; i++) {
+        int n = label_ids(&c, label_text(c.form, c.label[i])).n, max = text_context(m);
+        if (n > max)
+            usage_error(r->name, "--labels: %s has %d tokens, the model takes %d",
+                        quoted(c.label[i]), n, max);
+    }
     trace_begin(r);                          /* the labels are part of it */
     if (m->clip && c.n) {
         computing(r);
@@ -760,9 +738,9 @@ static int cmd_tokenize(Run *r)
 {
     Model *m = model_open(r, r->o.model);
     const char *prompt = option_text(r->name, "-p", r->o.prompt);
-    if (prompt) r->o.text[r->o.n_text++] = prompt;
+    if (prompt) r->o.text.v[r->o.text.n++] = prompt;
     start_machine(r);
-    m->tok = tok_load(m->dir);
+    model_tokenizer(m);
     r->in = input_open(r->name, &r->o, TAKES_TEXTS);
     r->text_lines = true;
     r->ctx = m;
@@ -790,7 +768,7 @@ static int cmd_info(Run *r)
         return 0;
     }
     if (m->row->commands & PREPROCESS) model_pictures(m);
-    m->tok = tok_load(m->dir);
+    model_tokenizer(m);
     Names known = concepts_load(m->dir);
     info_model(&(ModelFacts){ .known = known.name, .n_known = known.n,
                               .label = r->model.label, .dir = m->dir, .name = m->row->name,

@@ -32,8 +32,8 @@ const OptionRow OPTIONS[] = {
      "a question, a beginning, a text (@FILE: from a file)"},
     {0, "text", "T", LIST, AT(text), EMBED, true, 0, 0,
      "a text to embed, again and again (-: with --in lines)"},
-    {0, "labels", "A,B|@F", TEXT, AT(labels), CLASSIFY, true, 0, 0,
-     "what to choose from; @F: a file, one a line"},
+    {0, "labels", "A,B|@F", LIST, AT(labels), CLASSIFY, true, 0, 0,
+     "what to choose from; @F: a file, one a line; again"},
     {0, "label-template", "T", TEXT, AT(label_template), CLASSIFY, false, 0, 0,
      "{} is the label (CLIP: 'a photo of a {}.'; BLIP: '{}')"},
     {0, "top", "N", NUMBER, AT(top), CLASSIFY, true, 1, 1000000, "only the best N labels"},
@@ -211,6 +211,25 @@ const char *option_text(const char *cmd, const char *option, const char *value)
     return s;
 }
 
+Names cut_names(const char *text, char end)
+{
+    const char ends[] = { end, 0 };
+    size_t room = 1;
+    for (const char *s = text; *s; s++) room += *s == end;
+    Names names = { .name = keep_bytes(mul_size(sizeof(char *), room)) };
+    for (const char *s = text; ; ) {
+        size_t n = strcspn(s, ends), from = strspn(s, " \t\r");
+        const char *next = s[n] ? s + n + 1 : NULL;
+        if (from > n) from = n;
+        size_t to = n;
+        while (to > from && strchr(" \t\r", s[to - 1])) to--;
+        if (to > from) names.name[names.n++] = keep_string("%.*s", (int)(to - from), s + from);
+        else names.empty = true;
+        if (!next) return names;
+        s = next;
+    }
+}
+
 /* The words of an argument file: separated by white space, quoted with '...' or "...", a backslash
  * takes the next byte as it is, # at the beginning of a word makes the rest of the line a comment.
  * Cut in place; returns how many, at most max. */
@@ -321,7 +340,7 @@ static void store(Options *o, const char *cmd, const OptionRow *row, const char 
     case FLAG:   *(bool *)field = true; break;
     case COUNT:  ++*(int64_t *)field; break;
     case TEXT:   *(const char **)field = value; break;
-    case LIST:   (*(const char ***)field)[o->n_text++] = value; break;
+    case LIST:   ((Texts *)field)->v[((Texts *)field)->n++] = value; break;
     case NUMBER: *(int64_t *)field = number(cmd, row, value); break;
     case CHOICE: *(const char **)field = choice(cmd, row, value); break;
     case LATER:  break;
@@ -400,7 +419,8 @@ const Command *options_parse(Options *o, const Command *table, int argc, char **
     *typed = argv[at];
     const Command *c = find_command(table, argv[at]);
     size_t room = sizeof(char *) * (size_t)(argc + 1);
-    o->text = keep_bytes(room);
+    o->text.v = keep_bytes(room);
+    o->labels.v = keep_bytes(room);
     o->operand = keep_bytes(room);
     bool only_operands = false;
     for (at++; at < argc; at++) {

@@ -39,7 +39,7 @@ static volatile sig_atomic_t writing, stop_signal, status_wanted, line_shown;
 
 typedef struct {
     int         fd, slot;                    /* slot -1: written in place (stdout, a device) */
-    bool        of_item;                     /* an error fails the item, not the run */
+    bool        of_item;                     /* a bad name fails the item, not the run */
     bool        stream;                      /* worth its name as soon as one record is in it */
     const char *path;
 } File;
@@ -56,12 +56,14 @@ static void drop_all_slots(void)
     for (int s = 0; s < N_SLOTS; s++) drop_slot(s);
 }
 
+/* A full disk or a folder that may not be written to ends the run: the next item would not fare
+ * better. What is wrong with one name alone does not. */
 static _Noreturn void cannot_write(const File *f)
 {
     int e = errno;
     writing = 0;
     drop_slot(f->slot);
-    if (f->of_item) {
+    if (f->of_item && (e == ENAMETOOLONG || e == EISDIR)) {
         if (f->fd >= 0) close(f->fd);
         fail("output.write", NULL, "%s: %s", quoted(f->path), strerror(e));
     }
@@ -317,6 +319,16 @@ static _Noreturn void no_record_file(Run *r, int64_t line, const char *why)
                 quoted(r->o.resume), (long long)line, why);
 }
 
+/* Results of two models in one file could not be told apart by whoever reads it. */
+static void check_model(const Run *r, Json record, int64_t line)
+{
+    const char *model = json_string(json_get(record, "model"), NULL);
+    if (model && r->model.label && strcmp(model, r->model.label))
+        usage_error(r->name, "--resume %s: line %lld is of the model %s, this run's is %s\n"
+                    "say -m %s, or another file", quoted(r->o.resume), (long long)line,
+                    quoted(model), quoted(r->model.label), quoted(model));
+}
+
 /* A line of the file. Returns whether it is kept: false for a failed item that is tried again. */
 static bool resume_line(Output *out, const char *text, size_t n, int64_t line)
 {
@@ -331,6 +343,7 @@ static bool resume_line(Output *out, const char *text, size_t n, int64_t line)
     if (!cmd || !json_is(json_get(record, "ok"), JSON_BOOL) || !json_get(record, "id").node)
         no_record_file(r, line, "has no cmd, id and ok");
     if (strcmp(cmd, r->name)) no_record_file(r, line, scratch_string("is of `mm %s`", quoted(cmd)));
+    check_model(r, record, line);
     bool ok = json_bool(record, "ok", false), kept = ok || !r->o.retry_errors;
     if (kept) {
         Buf key = key_of_record(record);
@@ -346,13 +359,14 @@ static bool resume_line(Output *out, const char *text, size_t n, int64_t line)
 static void resume_open(Output *out)
 {
     const char *path = out->r->o.resume;
-    int fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_NONBLOCK | O_CLOEXEC, 0666);
     struct stat st;
+    bool std = strcmp(path, "-") == 0;
+    int fd = std ? -1 : open(path, O_RDWR | O_CREAT | O_APPEND | O_NONBLOCK | O_CLOEXEC, 0666);
     out->file = (File){ .fd = fd, .slot = -1, .path = path };
-    if (fd < 0) cannot_write(&out->file);
-    if (fstat(fd, &st) == 0 && !S_ISREG(st.st_mode))
+    if (std || (fd < 0 ? errno == EISDIR : fstat(fd, &st) == 0 && !S_ISREG(st.st_mode)))
         usage_error(out->r->name, "--resume %s: is no regular file, expected one to read again",
                     quoted(path));
+    if (fd < 0) cannot_write(&out->file);
     if (flock(fd, LOCK_EX | LOCK_NB) < 0)
         die(EXIT_OUTPUT, "%s: another process is writing to it", quoted(path));
     Lines lines = lines_open(fd);
@@ -434,6 +448,8 @@ static Buf fill_template(Run *r, const char *t, const Item *item, bool *per_item
     *per_item = false;
     for (const char *s = t; *s; s++) {
         const char *close = *s == '{' ? strchr(s, '}') : NULL;
+        if (*s == '{' && !close)
+            usage_error(r->name, "-o %s: a { without its }", quoted(t));
         if (!close) {
             put_bytes(&b, s, 1);
             continue;
@@ -450,13 +466,37 @@ static Buf fill_template(Run *r, const char *t, const Item *item, bool *per_item
 
 /* === Opening ================================================================================== */
 
+static bool ends_with(const char *s, const char *end)
+{
+    size_t n = s ? strlen(s) : 0, m = strlen(end);
+    return n >= m && strcmp(s + n - m, end) == 0;
+}
+
+/* What no option says, the name of the file does: x.npy, x.json, x.jsonl, x.tsv. */
+static void choose_by_name(Run *r)
+{
+    Options *o = &r->o;
+    const char *name = o->output ? o->output : o->sidecar;
+    const char *option = o->output ? "-o" : "--sidecar";
+    bool npy = ends_with(name, ".npy");
+    bool json = ends_with(name, ".json") || ends_with(name, ".jsonl");
+    unsigned bit = r->cmd->bit;
+    if (npy && !(bit & (EMBED | PREPROCESS)))
+        usage_error(r->name, "%s %s: the result is text, an .npy is an array of numbers", option,
+                    quoted(name));
+    if (bit == PREPROCESS && (json || ends_with(name, ".tsv")))
+        usage_error(r->name, "%s %s: preprocess writes .npy", option, quoted(name));
+    if (npy && bit == EMBED && !o->vec) o->vec = "npy";
+    if (o->vec || o->json || o->tsv) return;
+    if (json) o->json = true;
+    if (ends_with(name, ".tsv")) o->tsv = true;
+}
+
 static void choose_form(Output *out)
 {
+    choose_by_name(out->r);
     const Options *o = &out->r->o;
     const char *vec = o->vec;
-    size_t n = o->output ? strlen(o->output) : 0;
-    bool npy_name = n > 4 && strcmp(o->output + n - 4, ".npy") == 0;
-    if (!vec && out->r->cmd->bit == EMBED && npy_name) vec = "npy";
     bool rows = vec && (!strcmp(vec, "npy") || !strcmp(vec, "f32"));
     if (rows && (o->json || o->tsv))
         usage_error(out->r->name, "%s and %s exclude each other", o->json ? "--json" : "--tsv",
@@ -464,6 +504,8 @@ static void choose_form(Output *out)
     out->form = rows ? (vec[0] == 'n' ? AS_NPY : AS_F32) : out->r->cmd->bit == PREPROCESS ? AS_BLOB
               : o->json ? AS_JSON : AS_TEXT;
     if (o->ids && !rows) usage_error(out->r->name, "--ids goes with --vec npy or f32");
+    if (o->logprobs > 0 && out->form != AS_JSON)
+        usage_error(out->r->name, "--logprobs goes with --json: they are part of the record");
 }
 
 static void check_options(Output *out)

@@ -133,6 +133,28 @@ void put_float(Buf *b, float x)
     put_bytes(b, s, strlen(s));
 }
 
+void put_ids(Buf *b, const int *id, int n, const char *between)
+{
+    for (int i = 0; i < n; i++) put(b, "%s%d", i ? between : "", id[i]);
+}
+
+void put_logprobs(Buf *b, const Generated *g, int k)
+{
+    put(b, ",\"logprobs\":[");
+    for (int i = 0; i < g->n - g->n_prompt; i++) {
+        put(b, "%s{\"id\":%d,\"logprob\":", i ? "," : "", g->info[i].chosen.id);
+        put_float(b, g->info[i].chosen.logprob);
+        put(b, ",\"top\":[");
+        for (int j = 0; j < k; j++) {
+            put(b, "%s[%d,", j ? "," : "", g->info[i].top[j].id);
+            put_float(b, g->info[i].top[j].logprob);
+            put(b, "]");
+        }
+        put(b, "]}");
+    }
+    put(b, "]");
+}
+
 static const char BASE64[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 void put_base64(Buf *b, const void *p, size_t n)

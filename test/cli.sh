@@ -121,6 +121,7 @@ expect "--timings" 0 out~'"ms":\{"load":[0-9]+,"decode":[0-9]+,"encode":[0-9]+,"
 run caption $CAP --json --max-tokens 3 --logprobs 2 $P/wide.png
 expect "--logprobs" 0 out~'"logprobs":\[\{"id":[0-9]+,"logprob":-[0-9.]+,"top":\[\[[0-9]+,-[0-9.]+\],\[' \
     out='"stop":"length"' out='"out":3'
+run caption $CAP --logprobs 2 $P/wide.png; expect "--logprobs without --json" 2 err=--json
 run caption $CAP --json --max-tokens 0 $P/wide.png; expect "--max-tokens 0" 0 out='"text":""'
 run caption $CAP --seed 7 --json $P/wide.png; expect "--seed" 0 out='"seed":7'
 MM_SEED=8 run caption $CAP --json $P/wide.png; expect "MM_SEED" 0 out='"seed":8'
@@ -156,6 +157,14 @@ expect "--labels @F" 0 out='"label":"dog, bird"' out~'"labels":\[\{"label":"[^"]
 run classify $CLIP --labels a,b,c,d,e,f,g --top 2 $P/wide.png $P/tall.png
 expect "--top, two pictures" 0 lines=4 out~"^$P/wide.png	0"
 run classify $CLIP --labels a,b,c,d,e,f,g $P/wide.png; expect "the best five" 0 lines=5
+run classify $CLIP --labels cat,dog --labels "@$T/labels" --json $P/wide.png
+expect "--labels again" 0 out='"label":"cat"' out='"label":"dog, bird"'
+is "all of them" "$(grep -o '"label":' "$T/out" | wc -l)" 4
+long=$(yes word | head -200 | tr '\n' ' '); run classify -m $M/blip-itm --labels "a,$long" $P/wide.png
+expect "a label that is too long" 2 err~'--labels: word .* has [0-9]+ tokens, the model takes [0-9]+'
+printf '{"image":"%s","labels":["a","%s"]}\n' $P/wide.png "$long" >"$T/in"
+in=$T/in; run classify -m $M/blip-itm --in jsonl --json
+expect "one in a record" 1 out~'"code":"input.text","msg":"label word .* has [0-9]+ tokens'
 run classify -m $M/blip-itm --labels "a cat,a dog" --json $P/wide.png; expect "matching" 0 out='"itc":'
 printf '{"id":1,"image":"%s","labels":["x","y"],"top":1}\n' $P/wide.png >"$T/in"
 in=$T/in; run classify $CLIP --in jsonl --json; expect "labels of a record" 0 out~'"label":"[xy]"'
@@ -324,6 +333,29 @@ is "a sidecar that is there stays" "$(cat $D/z.png.txt)" mine
 run caption $CAP --sidecar .txt --if-exists fail -r $D; expect "--if-exists fail" 1 err=exists
 run caption $CAP --sidecar .txt --if-exists overwrite -r $D
 [ "$(cat $D/z.png.txt)" != mine ] && good || bad "--if-exists overwrite"
+mkdir "$T/side"; cp $P/wide.png "$T/side/a.png"
+run embed $CLIP --sidecar .npy "$T/side/a.png"; run embed $CLIP -o "$T/x.npy" "$T/side/a.png"
+same "--sidecar .npy is an .npy" "$T/side/a.png.npy" "$T/x.npy"
+run caption $CAP -o "$T/x.json" "$T/side/a.png"; run caption $CAP --json "$T/side/a.png"
+same "-o x.json is --json" "$T/x.json" "$T/out"
+run caption $CAP --sidecar .json "$T/side/a.png"; same "--sidecar .json" "$T/side/a.png.json" "$T/x.json"
+run caption $CAP -o "$T/x.tsv" "$T/side/a.png"; run caption $CAP --tsv "$T/side/a.png"
+same "-o x.tsv is --tsv" "$T/x.tsv" "$T/out"
+run caption $CAP --sidecar .npy "$T/side/a.png"; expect "--sidecar .npy of words" 2 err="the result is text"
+run preprocess $CLIP -o "$T/x.json" "$T/side/a.png"; expect "preprocess -o x.json" 2 err="writes .npy"
+run caption $CAP -o "$T/{i:05.txt" "$T/side/a.png"; expect "a brace is missing" 2 err="without its }"
+for f in "$T/pipe" "$T/side" -; do
+    run caption $CAP --resume "$f" $P/wide.png; expect "--resume $f" 2 err="no regular file" empty
+done
+# Who may write everywhere (root) is stopped by a folder that cannot be made.
+: >"$T/file"; run caption $CAP -o "$T/file/{stem}.txt" $P/wide.png $P/tall.png
+expect "no place for a file per item" 7 err="cannot be written: Not a directory"
+if command -v unshare >/dev/null && unshare -rm true 2>/dev/null; then
+    unshare -rm sh -c "mount -t tmpfs -o size=8k none $T/side && cp $P/tall.png $T/side &&
+        cp $P/wide.png $T/side && head -c 8192 /dev/zero >$T/side/full;
+        exec $MM caption $CAP --sidecar .txt $T/side/*.png" >"$T/out" 2>"$T/err"; code=$?
+    expect "a full disk, beside pictures" 7 err="cannot be written: No space left"
+else skip "no unshare here: a full disk beside pictures"; fi
 R=$T/r.jsonl; run caption $CAP --resume $R $P/wide.png "$T/later.png"; expect "--resume" 1 empty
 run caption $CAP --resume $R $P/wide.png "$T/later.png" $P/tall.png
 expect "--resume again" 1 err=--retry-errors; is "only what is new" "$(wc -l <$R)" 3
@@ -332,6 +364,8 @@ run caption $CAP --resume $R --retry-errors $P/wide.png "$T/later.png" $P/tall.p
 expect "--retry-errors" 0 quiet
 is "each once, the torn line gone" "$(grep -c '"ok":true' $R) $(wc -l <$R)" "3 3"
 run embed $CLIP --resume $R $P/wide.png; expect "another command's file" 2 err=caption
+run caption -m $M/blip-caption-f16 --resume $R $P/wide.png
+expect "another model's file" 2 err="of the model $M/blip-caption, this run's is $M/blip-caption-f16"
 cp "$T/text.jpg" "$T/text.copy"; run caption $CAP --resume "$T/text.jpg" $P/wide.png
 expect "no file of records" 2; same "and it was not touched" "$T/text.jpg" "$T/text.copy"
 
@@ -551,6 +585,11 @@ broken "a layer too many" blip-caption 4 \
 broken "a layer too few" blip-caption 4 \
     "sed -i 's/\"num_hidden_layers\": *[0-9]*/\"num_hidden_layers\": 1/' config.json" err=1.
 broken "no tokenizer" blip-caption 4 'rm -f tokenizer.json vocab.txt' err=tokenizer
+broken "too few tokens" blip-caption 4 'rm tokenizer.json; sed -i 40q vocab.txt' \
+    err="m/vocab.txt: has 40 tokens, but key vocab_size of config.json is 133"
+rm -rf "$T/m"; cp -r $M/bert-mean "$T/m"; sed -i 's/"vocab_size": *131/"vocab_size": 150/' "$T/m/config.json"
+run tokenize -m "$T/m" a; expect "too few tokens in tokenizer.json" 4 err="m/tokenizer.json: has 131 tokens"
+broken "too many tokens" bert-legacy 4 'echo more >>vocab.txt' err="m/vocab.txt: has 132 tokens"
 broken "tokenizer.json is no JSON" blip-caption 4 'echo x >tokenizer.json' err=tokenizer.json
 broken "an unknown normalizer" blip-caption 4 \
     'sed -i s/BertNormalizer/BortNormalizer/ tokenizer.json' err=tokenizer.json err=BortNormalizer
@@ -582,8 +621,8 @@ is "a stem that is no folder up: where it went" "$(cd "$T/deep" && find . -name 
 
 mkfifo "$T/fifo" && run embed $CLIP --json --resume "$T/fifo" $P/wide.png
 expect "--resume of a FIFO" 2 err="regular file"
-run embed $CLIP --text a --trace /dev/null; expect "--trace of a device" 7 err="regular file"
-[ -c /dev/null ] && good || bad "--trace has replaced /dev/null"
+run embed $CLIP --text a --trace "$T/fifo"; expect "--trace of a FIFO" 7 err="regular file"
+[ -p "$T/fifo" ] && good || bad "--trace has replaced a FIFO"     # not tried on a device: as root it would
 printf '{"id":["\302\233"],"text":"a","more":{"a":\r"\177\302\2331m"}}\n' >"$T/c1"
 in=$T/c1; run embed $CLIP --in jsonl --json -
 expect "control characters are not passed on" 0 out='"id":["\u009b"]' out='"more":{"a": "\u007f\u009b1m"}'
