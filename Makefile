@@ -3,7 +3,8 @@ CC      ?= cc
 CSTD     = -std=c11 -D_GNU_SOURCE
 WARN     = -Wall -Wextra -Wshadow -Wvla -Wmissing-prototypes -Wstrict-prototypes
 OPT     ?= -O3 -g
-HARDEN   = -fstack-protector-strong -fPIE
+HARDEN   = -fstack-protector-strong -fstack-clash-protection -fPIE \
+           $(if $(SANITIZE),,-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2)
 STB     ?= /usr/include/stb
 BUILD   ?= build
 ARCH    := $(shell $(CC) -dumpmachine | cut -d- -f1)
