@@ -13,7 +13,7 @@
  *
  * Easy to get wrong:
  *   - Samples are scaled to 255 as PIL does it: 5 bits of a BMP as v*255/31, cut off; values of a
- *     PNM rounded to nearest, ties to even. Two-byte samples: the high byte (CLI.md 3.1).
+ *     PNM rounded to nearest, ties to even. Two-byte samples: the high byte (mm.1, PICTURES).
  *   - After PNM's last header number comes one white space, then data, which may look like white
  *     space, too. In text, a comment may stand between any two numbers.
  *   - A stream may hold several PNM pictures: what follows one is not its business. */

@@ -66,14 +66,34 @@ void help_general(const Command *table, bool all)
            "2 usage, 3 no such model, 4 bad model file, 5 bad input, 6 memory, 7 output.\n");
 }
 
+/* "a b" -> "a, b" */
+static const char *key_list(const char *words)
+{
+    const char *list = "";
+    for (const char *s = words ? words : ""; *s; s += strspn(s, " ")) {
+        int n = (int)strcspn(s, " ");
+        list = keep_string("%s%s%.*s", list, *list ? ", " : "", n, s);
+        s += n;
+    }
+    return list;
+}
+
 void help_command(const Command *c, bool all)
 {
     printf("mm %s %s\n%s%s%s%s\n\n", c->name, c->usage, c->what, c->alias ? " (alias: " : "",
            c->alias ? c->alias : "", c->alias ? ")" : "");
     printf("%s\n", c->examples);
     option_lines(c->bit, all);
-    if (all) later_lines();
-    else printf("  ... and more: `mm %s --help-all`\n", c->name);
+    if (!all) {
+        printf("  ... and more: `mm %s --help-all`\n", c->name);
+        return;
+    }
+    if (c->bit & RUNS)
+        printf("\nKeys of --in jsonl: id, %s, seed%s%s; others are copied.\n"
+               "Columns of --in tsv: id, path or text, prompt.\n",
+               c->bit & PICTURES ? "image or image_b64" : "text", c->in_fields ? ", " : "",
+               key_list(c->in_fields));
+    later_lines();
 }
 
 /* === The manual page ========================================================================== */
@@ -102,18 +122,127 @@ static void man_options(unsigned bits, unsigned not_bits)
     }
 }
 
-static const char *const MAN_TAIL =
-    ".SH EXIT STATUS\n.TP\n0\nevery item done\n.TP\n1\nfinished, but some items failed\n"
-    ".TP\n2\nusage error\n.TP\n3\nno such model, or one that the command does not serve\n"
-    ".TP\n4\na model file is there, but invalid or unsafe\n"
-    ".TP\n5\nthe only operand could not be read\n"
-    ".TP\n6\nnot enough memory\n.TP\n7\noutput cannot be written\n.TP\n70\na bug\n.TP\n130, 143\n"
-    "interrupted, after what was finished had been written\n"
-    ".SH ENVIRONMENT\n.TP\n.B MM_MODELS\ncolon\\-separated directories that hold models\n"
-    ".TP\n.B MM_CAPTION_MODEL, MM_EMBED_MODEL, ...\nthe model of a command when \\-m is not given\n"
-    ".TP\n.B MM_THREADS, MM_CPU, MM_SEED\nas \\-\\-threads, \\-\\-isa, \\-\\-seed\n"
-    ".TP\n.B HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE, HF_HOME, XDG_CACHE_HOME\n"
-    "where the Hugging Face cache is\n";
+/* The rest of the manual: "# NAME" begins a section, "name<TAB>text" is an entry, an empty line a
+ * paragraph. In pieces: a C compiler need not take one string of more than 4095 characters. */
+static const char *const MANUAL[] = {
+    "# INPUTS\n"
+    "Operands are pictures, or texts for models that take texts only. With -r folders are entered, "
+    "in the order of the bytes of their paths; files that are no pictures are passed over, "
+    "pictures "
+    "of kinds that mm does not read are failed items. '-' is stdin. How it is read, and the file "
+    "of "
+    "--files-from and --files0-from, says --in:\n"
+    "files\tstdin is one picture (the default); a list is one of paths\n"
+    "lines\ta line is a path, or a text where the model takes texts; lines end at \\n only\n"
+    "jsonl\ta line is a JSON object; blank lines do not count\n"
+    "tsv\tcolumns id, path or text, prompt (the last may be absent; a single column is both)\n"
+    "pnm\tPNM pictures one after the other, as ffmpeg -f image2pipe -c:v ppm writes them\n"
+    "\n"
+    "Each record is answered before the next line is read. Keys of a JSONL record: id (of any "
+    "type), image (a path) or image_b64 (RFC 4648), text (embed, tokenize), prompt, seed; of "
+    "caption "
+    "max_tokens, beams, logprobs; of classify labels (a list), label_template, top. A '-' in a key "
+    "counts as '_'. A record that mm has written needs no image: there id is the path. A key that "
+    "occurs twice is an error. All other keys are copied into the answer.\n",
+    "# RECORDS\n"
+    "With --json each item gives one object on one line, written with one write(2). The fields of "
+    "all commands:\n"
+    "v\t1; keys never change their meaning within a version\n"
+    "cmd, i\tthe command; the place among all inputs, from 0\n"
+    "id\tthe input's id, else its path or text; bytes that are not UTF-8 are replaced, and "
+    "path_b64 "
+    "has them all\n"
+    "ok\tfalse: error is {\"code\",\"msg\",\"hint\"} in place of the result\n"
+    "model\torg/name@ and 7 digits of the commit from the cache, else the name as it was given\n"
+    "seed\tthe seed of the item (see DETERMINISM)\n"
+    "ms\twith --timings: milliseconds to load, decode, encode, text\n"
+    "\n"
+    "caption, vqa: text; stop (eos, length, context); tokens: in counts the tokens that the text "
+    "model is given, the first one included, and of vqa the question's (BLIP attends to the "
+    "picture "
+    "from outside, it counts nothing), out the generated ones; ids, the generated ids; with "
+    "--logprobs K logprobs, one {\"id\",\"logprob\",\"top\":[[id,logprob],...]} for each. A "
+    "built-in "
+    "model adds confidence, the mean probability of its words. The text of caption -p begins with "
+    "the prompt, as the reference decodes it.\n"
+    "\n"
+    "embed: vector (a list; with --vec b64 base64 of little-endian f32), dim. classify: "
+    "labels:[{\"label\",\"score\"}], best first; of image-text matching score is P(match), and itc "
+    "the cosine. tokenize: ids, with the special tokens that the reference adds, not cut.\n"
+    "\n"
+    "Without --json: the text alone; for several inputs path, tab, text, with a newline in it as "
+    "\\n. "
+    "preprocess writes float32 .npy [1,3,H,W].\n",
+    "# ERROR CODES\n"
+    "image.missing\tthe file cannot be opened or read, or is a folder\n"
+    "image.empty, image.format\tno bytes; no picture, or of a kind that mm does not read\n"
+    "image.truncated, image.corrupt\tthe picture ends too early; it is damaged\n"
+    "image.toobig\tmore than --max-pixels, 65535 on a side, or 1 GB\n"
+    "input.json, input.text\ta record, or a text, that cannot be used\n"
+    "output.write\tthe result's file: it is there (--if-exists fail), or two items have one name\n"
+    "memory\tmore than the machine has\n",
+    "# OUTPUT FILES\n"
+    "A file gets its name when it is complete. What no option says its ending does: .npy (embed), "
+    ".json and .jsonl, .tsv; so does that of --sidecar. In the name of -o stand {stem} {name} {i} "
+    "{i:05} {seed} {pid}; folders are made. --resume F appends to F, cuts off a torn last line, "
+    "and "
+    "leaves out ids that F has, failed ones too unless --retry-errors; F must be a regular file "
+    "with "
+    "records of the same command and model. While F holds failed items the exit status is 1.\n"
+    "# PICTURES\n"
+    "JPEG, PNG, BMP and PNM (P2 P3 P5 P6), known by their first bytes. Pixels are those of PIL's "
+    "convert(\"RGB\"): turned as EXIF says (not with --no-exif), grey repeated three times, "
+    "palettes "
+    "looked up, transparency dropped; of 16-bit samples the high byte, of grey too, which PIL "
+    "clips. "
+    "JPEG differs from libjpeg by 6 levels at most. Damaged and cut files are refused.\n"
+    "# MODELS\n"
+    "A model is looked for as: builtin:NAME; a path (a folder with config.json, or its "
+    "safetensors); DIR/NAME for the folders of $MM_MODELS; an alias (blip, blip-large, blip-vqa, "
+    "blip-itm, clip, minilm, ...), which stands for an id; org/name[@revision] in the Hugging Face "
+    "cache. mm never downloads. A model's files may not lead out of its folder, those of the cache "
+    "not out of the repository's. Without -m and $MM_<CMD>_MODEL a small model inside mm answers.\n"
+    "# DETERMINISM\n"
+    "The same command gives the same bytes on one CPU, for any number of threads and any order of "
+    "the inputs; between levels of --isa the last bits may differ. The seed of a single item is N "
+    "of "
+    "--seed; of several, and always with --in, (FNV-1a-64 of the id's bytes + N) mod 2^63; a "
+    "record's own seed is used as it is.\n",
+    "# MESSAGES\n"
+    "stdout has results and nothing else. stderr is for people, empty while all goes well and it "
+    "is "
+    "no terminal. Names from files are escaped there, and on a terminal in results too. SIGUSR1 "
+    "makes mm tell how far it is. SIGINT and SIGTERM end it after the record in hand is whole.\n"
+    "# EXIT STATUS\n"
+    "0\tevery item done\n1\tfinished, but some items failed (--exit0: 0)\n2\tusage error\n"
+    "3\tno such model, one that mm does not know, or one that the command does not serve\n"
+    "4\ta model file is there, but invalid or unsafe\n"
+    "5\tthe only operand could not be read (no --in, no list of files)\n"
+    "6\tnot enough memory\n7\toutput cannot be written\n70\ta bug\n"
+    "130, 143\tinterrupted, after what was finished had been written\n"
+    "# ENVIRONMENT\n"
+    "MM_MODELS\tcolon-separated folders that hold models\n"
+    "MM_CAPTION_MODEL, MM_EMBED_MODEL, ...\tthe model of a command when -m is not given\n"
+    "MM_THREADS, MM_CPU, MM_SEED\tas --threads, --isa, --seed, which win over them\n"
+    "HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE, HF_HOME, XDG_CACHE_HOME\t"
+    "where the Hugging Face cache is, in this order\n"
+    "COLUMNS, TERM\tthe width of the line of progress; TERM=dumb: none that is rewritten\n"
+};
+
+static void man_text(const char *s)
+{
+    while (*s) {
+        int n = (int)strcspn(s, "\n"), name = (int)strcspn(s, "\t\n");
+        if (n == 0) printf(".PP\n");
+        else if (*s == '#') printf(".SH %.*s\n", n - 2, s + 2);
+        else {
+            if (name < n) printf(".TP\n");
+            troff(keep_string("%.*s\n", name, s));
+            if (name < n) troff(keep_string("%.*s\n", n - name - 1, s + name + 1));
+        }
+        s += n + (s[n] == '\n');
+    }
+}
 
 void help_man(const Command *table)
 {
@@ -150,5 +279,5 @@ void help_man(const Command *table)
         troff(row->what);
         printf("\n");
     }
-    fputs(MAN_TAIL, stdout);
+    for (size_t i = 0; i < sizeof MANUAL / sizeof MANUAL[0]; i++) man_text(MANUAL[i]);
 }

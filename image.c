@@ -8,7 +8,7 @@
  * the item (image.empty .format .truncated .corrupt .toobig), never the run.
  *
  * The pixels are those of PIL's ImageOps.exif_transpose(Image.open(f)).convert("RGB"), with the
- * exceptions of CLI.md 3.1, of which 16-bit grey by its high byte is the one that shows.
+ * exceptions of mm.1 (PICTURES), of which 16-bit grey by its high byte is the one that shows.
  *
  * Easy to get wrong:
  *   - convert("RGB") drops the alpha channel, it does not composite: what shines through is

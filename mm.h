@@ -28,7 +28,7 @@ typedef struct {
 
 /* Reads a picture from memory. `name` is for messages. Fails the item with image.empty, .format
  * (WebP, HEIC, AVIF, GIF, TIFF are named, with the one-line conversion), .truncated, .corrupt,
- * .toobig. Pixels as PIL's convert("RGB"): CLI.md 3.1. */
+ * .toobig. Pixels as PIL's convert("RGB"): mm.1, PICTURES. */
 Image     image_decode(const char *name, const uint8_t *bytes, size_t n, ImageOptions o);
 ImageInfo image_info(const char *name, const uint8_t *bytes, size_t n);
 bool      image_is_picture(const uint8_t *bytes, size_t n);  /* by its first bytes: one mm reads */
@@ -178,7 +178,7 @@ typedef struct {
     const char *label;               /* for records: org/name@1234567, or the path as given */
 } ModelPath;
 
-/* builtin:NAME, an existing path, $MM_MODELS, an alias, the Hugging Face cache: CLI.md 8. Dies with
+/* builtin:NAME, an existing path, $MM_MODELS, an alias, the Hugging Face cache: mm.1, MODELS. Dies with
  * EXIT_MODEL if there is none, naming what was searched. */
 ModelPath model_resolve(const char *name, const char *cmd);
 

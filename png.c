@@ -5,7 +5,7 @@
  * PNG, third edition (W3C). Every chunk is walked over up to IEND, so that a file that was cut off
  * is told before anything is decoded. The clean copy has the header, one palette of 256 entries
  * (black where the file has none: as in PIL), all image data as one IDAT, and the end. Transparency
- * is left out, as mm drops it (CLI.md 3.1); so are gamma, profiles, animation.
+ * is left out, as mm drops it (mm.1, PICTURES); so are gamma, profiles, animation.
  *
  * Easy to get wrong:
  *   - A wrong CRC damns the file only in chunks that matter; elsewhere the chunk is passed over.

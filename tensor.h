@@ -24,7 +24,7 @@
  * expected; a second line, after "\n", tells what to do. Strings that come from files are printed
  * through quoted(), so that no terminal escape gets out. */
 
-enum {                       /* exit codes, CLI.md 5 */
+enum {                       /* exit codes: mm.1, EXIT STATUS */
     EXIT_ITEMS  = 1,         /* finished, but some items failed */
     EXIT_USAGE  = 2,
     EXIT_MODEL  = 3,         /* no model there, or one of an architecture or family not served */
@@ -40,7 +40,7 @@ enum {                       /* exit codes, CLI.md 5 */
 _Noreturn void die(int code, const char *fmt, ...) PRINTF(2, 3);
 _Noreturn void bug(const char *fmt, ...) PRINTF(1, 2);
 
-/* What went wrong with one item. `code` is one of CLI.md 3.1 (image.truncated, input.json, ...). */
+/* What went wrong with one item. `code` is one of mm.1, ERROR CODES (image.empty, ...). */
 typedef struct {
     const char *code;
     char        msg[1024];

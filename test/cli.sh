@@ -67,6 +67,11 @@ run caption --help-all; expect "--help-all" 0 out=--retry-errors out=--logprobs
 run help embed; expect "help CMD" 0 out=--vec
 run help man; expect "help man" 0 out=.SH
 [ -f mm.1 ] && same "mm.1 is what help man prints" "$T/out" mm.1
+for s in INPUTS RECORDS "ERROR CODES" "OUTPUT FILES" PICTURES MODELS DETERMINISM "EXIT STATUS" ENVIRONMENT; do
+    grep -qx ".SH $s" "$T/out" && good || bad "the manual has no section $s"
+done
+run caption --help-all; expect "keys and columns" 0 out="Keys of --in jsonl: id, image or image_b64, seed, prompt, max_tokens" \
+    out="Columns of --in tsv: id, path or text, prompt"
 run --version; expect "--version" 0 lines=1 out~'^mm [0-9]'
 run; expect "no command" 2
 
