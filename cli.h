@@ -72,6 +72,8 @@ const char *option_text(const char *cmd, const char *option, const char *value);
  * empty one is left out, and told. Kept. */
 typedef struct { const char **name; int n; bool empty; } Names;
 Names cut_names(const char *text, char end);
+/* What a small model knows: the names in its concepts.txt, one a line. n 0: it has no such file. */
+Names concepts_load(const char *dir);
 /* The nearest of n names within two edits, or NULL. stride is the distance of the name pointers. */
 const char *nearest(const char *word, const char *const *names, size_t n, size_t stride);
 

@@ -165,11 +165,12 @@ static int end_of_text(const Text *t, const int *ids, int n)
     return at;
 }
 
-/* ids [n] -> [n, d]. No mask for padding: what stands after the end token is not seen by it. */
-static Tensor text_forward(const Text *t, const int *ids, int n)
+/* ids [n_items, n] -> [n_items, n, d]. No mask for padding: what stands after the end token is not
+ * seen by it. */
+static Tensor text_forward(const Text *t, const int *ids, int n_items, int n)
 {
-    Tensor x = scratch(n, t->d);
-    embed_rows(x, t->tokens, ids, n);
+    Tensor x = n_items > 1 ? scratch3(n_items, n, t->d) : scratch(n, t->d);
+    embed_rows(x, t->tokens, ids, n_items * n);
     add_rows(x, t->positions, 0);
     trace(as_batch(x), "%sembeddings", t->name);
     for (int i = 0; i < t->n_layers; i++) {
@@ -180,18 +181,26 @@ static Tensor text_forward(const Text *t, const int *ids, int n)
     return x;
 }
 
-Tensor clip_text(Clip *c, const int *ids, int n)
+/* Each end is an item of its own for the projection as well, so that the same kernel computes it
+ * whether it comes alone or not. */
+Tensor clip_text(Clip *c, const int *ids, int n_items, int n)
 {
-    Tensor out = scratch(1, c->d_proj);
+    Tensor out = scratch(n_items, c->d_proj);
     size_t mark = scratch_mark();
     if (n < 1) fail("input.text", NULL, "the text has no tokens");
-    int n_cut = n < c->text.max_tokens ? n : c->text.max_tokens;
-    int *some = scratch_bytes((size_t)n_cut * sizeof *some);
-    memcpy(some, ids, (size_t)n_cut * sizeof *some);
-    some[n_cut - 1] = ids[n - 1];                     /* the end token stays */
-    Tensor x = text_forward(&c->text, some, n_cut);
-    Tensor end = rows(x, end_of_text(&c->text, some, n_cut), 1);
-    linear(as_vector(out), as_vector(end), &c->text_proj);
+    int d = c->text.d, n_cut = n < c->text.max_tokens ? n : c->text.max_tokens;
+    int *some = scratch_bytes(mul_size(mul_size((size_t)n_items, (size_t)n_cut), sizeof *some));
+    for (int i = 0; i < n_items; i++) {
+        memcpy(some + i * n_cut, ids + i * n, (size_t)n_cut * sizeof *some);
+        some[(i + 1) * n_cut - 1] = ids[(i + 1) * n - 1];        /* the end token stays */
+    }
+    Tensor x = flat(text_forward(&c->text, some, n_items, n_cut)), ends = scratch(n_items, d);
+    for (int i = 0; i < n_items; i++) {
+        int at = i * n_cut + end_of_text(&c->text, some + i * n_cut, n_cut);
+        memcpy(f32(rows(ends, i, 1)), f32(rows(x, at, 1)), (size_t)d * sizeof(float));
+    }
+    if (n_items == 1) linear(as_vector(out), as_vector(ends), &c->text_proj);
+    else linear(items(out, n_items), items(ends, n_items), &c->text_proj);
     scratch_reset(mark);
     return out;
 }

@@ -147,19 +147,6 @@ static const ModelRow *find_row(Model *m)
     return found;
 }
 
-/* What a small model knows: its concepts.txt, a name a line. n 0: it has none. */
-static Names concepts_load(const char *dir)
-{
-    size_t n;
-    const char *text = model_file(dir, "concepts.txt", 1 << 20, &n);
-    if (!text) return (Names){0};
-    Names names = cut_names(text, '\n');
-    if (strlen(text) != n || !names.n)
-        die(EXIT_FILE, "%s/concepts.txt: %s, expected a name a line", quoted(dir),
-            names.n ? "has a NUL byte" : "has no names");
-    return names;
-}
-
 static _Noreturn void wrong_family(const Run *r, const Model *m)
 {
     die(EXIT_MODEL, "%s: %s is a %s model (%s)\nit serves: %s", r->name, quoted(m->dir),
@@ -470,7 +457,7 @@ static void embed_item(Run *r, const Item *item, Result *res)
     if (item->text) {
         computing(r);
         Ids ids = tok_encode(m->tok, item->text, item->text_len, TOK_SPECIAL);
-        v = m->clip ? clip_text(m->clip, ids.id, ids.n)
+        v = m->clip ? clip_text(m->clip, ids.id, 1, ids.n)
                     : sentence_forward(m->sentence, ids.id, ids.n);
         res->ms_text = now_ms() - start;
     } else {
@@ -545,17 +532,45 @@ static Ids label_ids(const Classifier *c, const char *text)
     return tok_encode(c->m->tok, text, strlen(text), TOK_SPECIAL);
 }
 
-/* The texts' vectors, [n, d], each of length 1. */
+typedef struct { Ids ids; int place; } LabelIds;
+
+static int shorter_first(const void *a, const void *b)
+{
+    const LabelIds *x = a, *y = b;
+    return x->ids.n != y->ids.n ? x->ids.n - y->ids.n : x->place - y->place;
+}
+
+/* Vectors of n texts of one length, each to its place in out. */
+static void encode_stack(const Classifier *c, Tensor out, const LabelIds *l, int n)
+{
+    size_t mark = scratch_mark(), n_ids = (size_t)l->ids.n;
+    int *ids = scratch_bytes(mul_size(mul_size((size_t)n, n_ids), sizeof *ids));
+    for (int i = 0; i < n; i++) memcpy(ids + (size_t)i * n_ids, l[i].ids.id, n_ids * sizeof *ids);
+    Tensor v = clip_text(c->m->clip, ids, n, l->ids.n);
+    l2_normalize(v);
+    for (int i = 0; i < n; i++)
+        memcpy(f32(rows(out, l[i].place, 1)), f32(rows(v, i, 1)), n_cols(v) * sizeof(float));
+    scratch_reset(mark);
+}
+
+/* The texts' vectors, [n, d], each of length 1. Texts of one length are computed together; where
+ * they are traced one by one. */
 static void encode_labels(const Classifier *c, Tensor out, const char **label, const char *form)
 {
-    for (int i = 0; i < n_rows(out); i++) {
-        size_t mark = scratch_mark();
-        Ids ids = label_ids(c, label_text(form, label[i]));
-        Tensor v = clip_text(c->m->clip, ids.id, ids.n);
-        l2_normalize(v);
-        memcpy(f32(rows(out, i, 1)), f32(v), sizeof(float) * (size_t)n_cols(v));
-        scratch_reset(mark);
+    enum { MAX_ROWS = 1024 };
+    size_t mark = scratch_mark();
+    int n = n_rows(out);
+    LabelIds *l = scratch_bytes(mul_size((size_t)n, sizeof *l));
+    for (int i = 0; i < n; i++) {
+        l[i] = (LabelIds){ label_ids(c, label_text(form, label[i])), i };
     }
+    if (!tracing()) qsort(l, (size_t)n, sizeof *l, shorter_first);
+    for (int i = 0, k; i < n; i += k) {
+        int most = tracing() ? 1 : MAX_ROWS / (l[i].ids.n + 1) + 1;
+        for (k = 1; i + k < n && k < most && l[i + k].ids.n == l[i].ids.n; ) k++;
+        encode_stack(c, out, l + i, k);
+    }
+    scratch_reset(mark);
 }
 
 /* CLIP: softmax over the labels of scale * cosine. */

@@ -144,7 +144,9 @@ int    vit_image_size(const Vit *v), vit_dim(const Vit *v);
 typedef struct Clip Clip;
 Clip  *clip_load(Ckpt ck, Json config);
 Tensor clip_image(Clip *c, Tensor image);                   /* -> [1, d_proj], not normalised */
-Tensor clip_text(Clip *c, const int *ids, int n);           /* -> [1, d_proj]; cut to the context */
+/* ids [n_items, n], texts of one length -> [n_items, d_proj]; cut to the context, the end kept.
+ * What a text gives does not depend on those beside it. */
+Tensor clip_text(Clip *c, const int *ids, int n_items, int n);
 float  clip_logit_scale(const Clip *c);                     /* exp'd: about 100 */
 int    clip_image_size(const Clip *c), clip_dim(const Clip *c);
 

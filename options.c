@@ -230,6 +230,18 @@ Names cut_names(const char *text, char end)
     }
 }
 
+Names concepts_load(const char *dir)
+{
+    size_t n;
+    const char *text = model_file(dir, "concepts.txt", 1 << 20, &n);
+    if (!text) return (Names){0};
+    Names names = cut_names(text, '\n');
+    if (strlen(text) != n || !names.n)
+        die(EXIT_FILE, "%s/concepts.txt: %s, expected a name a line", quoted(dir),
+            names.n ? "has a NUL byte" : "has no names");
+    return names;
+}
+
 /* The words of an argument file: separated by white space, quoted with '...' or "...", a backslash
  * takes the next byte as it is, # at the beginning of a word makes the rest of the line a comment.
  * Cut in place; returns how many, at most max. */

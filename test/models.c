@@ -387,12 +387,26 @@ static void clip_ends(Clip *c, const Answers *a)
         memcpy(longer, ids, (size_t)n * sizeof(int));
         if (n < 21) {                                     /* the context of these models */
             for (int k = n; k < 21; k++) longer[k] = ids[n - 1];
-            near(f32(clip_text(c, longer, 21)), answer(a, i, "vector"), "vector of a padded text");
+            near(f32(clip_text(c, longer, 1, 21)), answer(a, i, "vector"), "a padded text");
         } else {
             longer[n - 1] = longer[n] = 5;
             longer[n + 1] = ids[n - 1];
-            near(f32(clip_text(c, longer, n + 2)), answer(a, i, "vector"), "vector of a cut text");
+            near(f32(clip_text(c, longer, 1, n + 2)), answer(a, i, "vector"), "a cut text");
         }
+    }
+}
+
+/* Texts of one length together give the bits that each gives alone. */
+static void clip_stack(Clip *c)
+{
+    enum { N_TEXTS = 5, LEN = 7 };
+    int ids[N_TEXTS * LEN];
+    for (int i = 0; i < N_TEXTS * LEN; i++) ids[i] = 1 + i * 3 % 17;
+    Tensor all = clip_text(c, ids, N_TEXTS, LEN);
+    for (int i = 0; i < N_TEXTS; i++) {
+        Tensor one = clip_text(c, ids + i * LEN, 1, LEN);
+        check(!memcmp(f32(one), f32(rows(all, i, 1)), n_elem(one) * sizeof(float)),
+              "a text among others");
     }
 }
 
@@ -408,7 +422,7 @@ static void clip_test(const char *dir, Answers *a)
         int n;
         const int *ids = ids_of(a, i, &n);
         if (ids) {
-            vector[i] = clip_text(c, ids, n);
+            vector[i] = clip_text(c, ids, 1, n);
         } else {
             if (!first) trace_to(NULL, NULL);             /* one picture is traced */
             Tensor image = pixels(dir, image_of(a, i), standard);
@@ -423,6 +437,7 @@ static void clip_test(const char *dir, Answers *a)
     }
     if (a->traced) watch_end();
     if (tiny()) clip_ends(c, a);
+    if (tiny()) clip_stack(c);
     for (int i = 0; i < n_cases; i++) {                   /* a picture against all texts */
         Tensor want = answer(a, i, "logits"), scores;
         if (!want.data) continue;
@@ -451,7 +466,7 @@ static void bert_ends(Sentence *s, const char *dir)
     Tensor cut = sentence_forward(s, ids, N);
     ids[max - 1] = ids[N - 1];
     Tensor right = sentence_forward(s, ids, max);
-    check(!memcmp(cut.data, right.data, n_elem(cut) * sizeof(float)), "vector of a cut text");
+    check(!memcmp(cut.data, right.data, n_elem(cut) * sizeof(float)), "a cut text");
 }
 
 static void bert_test(const char *dir, Answers *a)
