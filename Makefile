@@ -139,8 +139,12 @@ install: all
 	install -Dm755 $(BUILD)/mm "$(DESTDIR)$(PREFIX)/bin/mm"
 	install -Dm644 mm.1 "$(DESTDIR)$(PREFIX)/share/man/man1/mm.1"
 
+# The kernels in percent of what this machine can do; ./mm bench --full for more.
+bench: all
+	@./mm bench
+
 clean:
 	rm -rf build build-debug build-tsan build-ci build-fuzz build-neon mm
 
-.PHONY: reference all tests deps test fuzzers fuzz fuzz-run debug debug-test thread-test neon-test demo demo-random install clean
+.PHONY: reference all tests deps test fuzzers fuzz fuzz-run debug debug-test thread-test neon-test demo demo-random install bench clean
 .PRECIOUS: $(BUILD)/%.o $(BUILD)/test/%

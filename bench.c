@@ -10,9 +10,11 @@
  *
  * Machines that others use too are fast and slow by turns, within milliseconds and within minutes.
  * Against that:
- *   - each timing (about 10 ms) stands between two measurements of its limit, 4 ms each, right
- *     before and right after it; what is told is the median of these ratios;
+ *   - each timing (15 ms, or one call) stands between two measurements of its limit, right before
+ *     and right after it, of half its length; what is told is the median of these ratios;
  *   - the rows of the table are taken in turn, again and again, so that a bad minute falls on all;
+ *   - a timing counts only if its two limits were alone on the processors they used, unless fewer
+ *     than five are left then. What is left out is chosen by the limits, never by the kernel;
  *   - the spread, +-%, is half the distance between the quartiles of the ratios: if it is big, the
  *     machine was not quiet, or the kernel is not steady;
  *   - with one thread it is the processor's time that counts, so what others take does not. With
@@ -40,18 +42,25 @@
 #include "kernels/kernels.h"
 
 enum { MAX_ROUNDS = 25, MIN_ROUNDS = 5, REF_ROWS = 16, MAX_ROWS = 200 };
-static const double LIMIT_SECONDS = 4e-3, CASE_SECONDS = 10e-3;
+static const double CASE_SECONDS = 15e-3, LEAST_SECONDS = 4e-3, MOST_SECONDS = 20e-3;
 
 /* All that is read from memory: the ring; and what a network would have in its caches. */
 static struct { char *ring; size_t size, at; float *in, *out; } mem;
 enum { BLOCK = 1 << 20, ACTIVATIONS = 64 << 20 };            /* 4096 x 2880 floats and less */
 static const size_t RING = (size_t)1 << 30;
 
-static double now(void)
+static double seconds_of(clockid_t clock)
 {
     struct timespec t;
-    clock_gettime(n_threads() == 1 ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC, &t);
+    clock_gettime(clock, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static double processor_time(void) { return seconds_of(CLOCK_PROCESS_CPUTIME_ID); }
+
+static double now(void)
+{
+    return n_threads() == 1 ? processor_time() : seconds_of(CLOCK_MONOTONIC);
 }
 
 static int ascending(const void *a, const void *b)
@@ -67,6 +76,19 @@ static double median(double *x, int n)
     return x[n / 2];
 }
 
+/* Moves those of n values that were measured alone to the front and returns how many they are; if
+ * they are too few, all count. */
+static int undisturbed(double *x, const bool *alone, int n)
+{
+    int m = 0;
+    for (int i = 0; i < n; i++) m += alone[i];
+    if (m < MIN_ROUNDS) return n;
+    m = 0;
+    for (int i = 0; i < n; i++)
+        if (alone[i]) x[m++] = x[i];
+    return m;
+}
+
 /* === Limits =================================================================================== */
 
 typedef enum { FMA, BF16_DOT, INT8_DOT, MEMORY, N_LIMITS } Limit;
@@ -74,7 +96,7 @@ static const struct { const char *name, *unit; } LIMITS[N_LIMITS] = {
     { "fma", "GFLOP/s" }, { "bf16", "GFLOP/s" }, { "int8", "GOP/s" }, { "memory", "GB/s" }
 };
 
-enum { STEPS = 20000, READ_TASK = 1 << 19, READ_BATCH = 16 << 20 };
+enum { STEPS = 20000, READ_TASK = 1 << 19 };
 static volatile float sink;
 
 typedef float    V128 __attribute__((vector_size(16)));
@@ -181,18 +203,24 @@ static char *take(size_t n)
     return mem.ring + mem.at - n;
 }
 
-/* What the machine gives right now, in 10^9 operations or bytes a second. */
-static double limit_rate(Limit l)
+/* What the machine gives right now, in 10^9 operations or bytes a second, over about span seconds.
+ * *alone becomes false if others took processors meanwhile: these loops keep all threads busy. Few
+ * calls of many tasks: at the end of each all wait for the slowest thread, as in a kernel. */
+static double limit_rate(Limit l, double span, bool *alone)
 {
-    int n = 4 * n_threads();
-    double done = 0, start = now(), seconds;
-    do {
-        if (l == MEMORY) parallel_for(READ_BATCH / READ_TASK, read_task, take(READ_BATCH));
-        else             parallel_for(n, peak[l].fn, NULL);
-        done += l == MEMORY ? READ_BATCH : n * peak[l].ops;
-        seconds = now() - start;
-    } while (seconds < LIMIT_SECONDS);
-    return 1e-9 * done / seconds;
+    double cpu = processor_time(), start = now(), t = 0, done = 0;
+    double least = 4 * n_threads(), most = (double)(mem.size / READ_TASK), n = least;
+    while (t < span) {
+        n = n < least ? least : n;
+        n = n > most ? most : n;
+        if (l == MEMORY) parallel_for((int)n, read_task, take((size_t)n * READ_TASK));
+        else             parallel_for((int)n, peak[l].fn, NULL);
+        done += (int)n;
+        t = now() - start;
+        n = done * (span - t) / t;
+    }
+    if (processor_time() - cpu < 0.9 * n_threads() * t) *alone = false;
+    return 1e-9 * done * (l == MEMORY ? READ_TASK : peak[l].ops) / t;
 }
 
 /* === The kernels at shapes of real models ===================================================== */
@@ -215,6 +243,7 @@ struct Row {
     const char *isa;
     int         shape[4], repeat, n;                 /* calls of a timing; timings so far */
     double      ms[MAX_ROUNDS], ratio[MAX_ROUNDS];   /* of one call; speed to limit */
+    bool        alone[MAX_ROUNDS];                   /* as far as the limits around it tell */
 };
 
 /* m x n x k: up to 16 rows read W once, as stored; more rows are a matter of arithmetic. */
@@ -401,8 +430,8 @@ static double memory_room(void)
 static void get_memory(const Run *run)
 {
     size_t room = (size_t)(memory_room() / 4);
-    mem.size = room < RING ? room / READ_BATCH * READ_BATCH : RING;
-    if (mem.size < 4 * READ_BATCH) mem.size = 4 * READ_BATCH;
+    mem.size = room < RING ? room / BLOCK * BLOCK : RING;
+    if (mem.size < 64 * BLOCK) mem.size = 64 * BLOCK;
     if (mem.size < RING && !run->o.quiet)
         fprintf(stderr, "mm: %s: memory is scarce: weights walk through %s instead of 1 GiB, "
                 "larger ones are left out\n", run->name, bytes_string((double)mem.size));
@@ -441,8 +470,13 @@ static void time_row(Row *r)
         double most = (double)(mem.size / 2 / bytes_read(r)), n = CASE_SECONDS / time_calls(r, 1);
         r->repeat = n < 1 || most < 1 ? 1 : (int)(n < most ? n : most);
     }
-    double limit = limit_rate(r->c->limit), seconds = time_calls(r, r->repeat) / r->repeat;
-    limit = (limit + limit_rate(r->c->limit)) / 2;
+    double span = r->n ? r->ms[r->n - 1] * r->repeat / 2e3 : LEAST_SECONDS;
+    span = span < LEAST_SECONDS ? LEAST_SECONDS : span > MOST_SECONDS ? MOST_SECONDS : span;
+    bool *alone = &r->alone[r->n];
+    *alone = true;
+    double before = limit_rate(r->c->limit, span, alone);
+    double seconds = time_calls(r, r->repeat) / r->repeat;
+    double limit = (before + limit_rate(r->c->limit, span, alone)) / 2;
     r->ms[r->n] = 1e3 * seconds;
     r->ratio[r->n++] = 1e-9 * work(r) / seconds / limit;
 }
@@ -452,13 +486,17 @@ static void time_row(Row *r)
 static int run_rounds(const Run *run, Row *rows, int n_rows, double rate[N_LIMITS], double until)
 {
     static double limit[N_LIMITS][MAX_ROUNDS];
+    static bool alone[N_LIMITS][MAX_ROUNDS];
     double t = now_ms(), last = 0;
     int n = 0;
     for (; n < MAX_ROUNDS && (n < MIN_ROUNDS || t + last < until); n++) {
         first_feedback(run, "measuring with %d thread%s: round %d", n_threads(),
                        n_threads() > 1 ? "s" : "", n + 1);
         for (int l = 0; l < N_LIMITS; l++)
-            if (l == MEMORY || peak[l].fn) limit[l][n] = limit_rate(l);
+            if (l == MEMORY || peak[l].fn) {
+                alone[l][n] = true;
+                limit[l][n] = limit_rate(l, LEAST_SECONDS, &alone[l][n]);
+            }
         for (int i = 0; i < n_rows; i++) time_row(&rows[i]);
         last = now_ms() - t;
         t += last;
@@ -466,7 +504,8 @@ static int run_rounds(const Run *run, Row *rows, int n_rows, double rate[N_LIMIT
     first_feedback(run, "%s", "");
     signals_progress(false);
     for (int l = 0; l < N_LIMITS; l++)
-        rate[l] = l == MEMORY || peak[l].fn ? median(limit[l], n) : 0;
+        rate[l] = l == MEMORY || peak[l].fn
+                ? median(limit[l], undisturbed(limit[l], alone[l], n)) : 0;
     return n;
 }
 
@@ -558,15 +597,17 @@ static void put_limits(Buf *b, const double rate[N_LIMITS], bool json)
 static bool put_row(Buf *b, Row *r, bool json)
 {
     const char *unit = LIMITS[r->c->limit].unit, *limit = LIMITS[r->c->limit].name;
-    double ms = median(r->ms, r->n), ratio = median(r->ratio, r->n), rate = 1e-6 * work(r) / ms;
-    double spread = 50 * (r->ratio[3 * r->n / 4] - r->ratio[r->n / 4]) / ratio;
+    int n = undisturbed(r->ms, r->alone, r->n);
+    undisturbed(r->ratio, r->alone, r->n);
+    double ms = median(r->ms, n), ratio = median(r->ratio, n), rate = 1e-6 * work(r) / ms;
+    double spread = 50 * (r->ratio[3 * n / 4] - r->ratio[n / 4]) / ratio;
     const char *kernel_name = scratch_string("%s%s", r->c->kernel, r->c->causal ? "_causal" : "");
     if (json) {
         put_frame(b);
         put(b, "\"kernel\":\"%s\",\"type\":\"%s\",\"shape\":\"%s\",\"isa\":\"%s\",\"threads\":%d,"
             "\"ms\":%.6g,\"rate\":%.6g,\"unit\":\"%s\",\"limit\":\"%s\",\"percent\":%.1f,"
-            "\"spread\":%.1f}\n", kernel_name, dtype_name(r->type), shape_text(r), r->isa,
-            n_threads(), ms, rate, unit, limit, 100 * ratio, spread);
+            "\"spread\":%.1f,\"timings\":%d}\n", kernel_name, dtype_name(r->type), shape_text(r),
+            r->isa, n_threads(), ms, rate, unit, limit, 100 * ratio, spread, n);
     } else {
         put(b, "%-16s %-4s %-15s %-6s %2d %9.3f %7.1f %-7s %6.1f %% %-6s %5.1f%s\n", kernel_name,
             dtype_name(r->type), shape_text(r), r->isa, n_threads(), ms, rate, unit, 100 * ratio,
@@ -603,7 +644,7 @@ static void measure(const Run *run, Row *rows, int n_rows, double until)
 int bench(const Run *run, int threads)
 {
     const char *level = kernels_level();
-    double seconds = run->o.seconds > 0 ? (double)run->o.seconds : run->o.full ? 120 : 40;
+    double seconds = run->o.seconds > 0 ? (double)run->o.seconds : run->o.full ? 180 : 40;
     double start = now_ms(), until = start + 1e3 * seconds;
     if (threads == 0) threads = threads_default();
     check_names(run);

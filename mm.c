@@ -868,7 +868,7 @@ const Command COMMANDS[] = {
       "how near the kernels come to this machine's limits",
       "  mm bench                        half a minute: in percent of the limits\n"
       "  mm bench --full --json > bench.jsonl\n  mm bench --seconds 5 gemm attention\n",
-      NULL, "kernel type shape isa threads ms rate unit limit percent spread" },
+      NULL, "kernel type shape isa threads ms rate unit limit percent spread timings" },
     { "help", NULL, HELP, cmd_help, "[CMD]", "help, also of one command", "", NULL, NULL },
     { 0 }
 };

@@ -392,7 +392,7 @@ run bench --seconds 1 -t 2 --json relu cvt
 expect "bench --json" 0 quiet \
     out~'^\{"v":1,"cmd":"bench","i":0,"ok":true,"limit":"fma","threads":1,"rate":[0-9.e+]+,"unit":"GFLOP/s"\}$' \
     out~'"limit":"memory","threads":1,"rate"' out~'"limit":"fma","threads":2,"rate"' \
-    out~'"kernel":"relu","type":"F32","shape":"(4096|16)x1280","isa":"[a-z0-9]+","threads":2,"ms":[0-9.e+-]+,"rate":[0-9.e+]+,"unit":"GB/s","limit":"memory","percent":[0-9.]+,"spread":[0-9.]+\}$' \
+    out~'"kernel":"relu","type":"F32","shape":"(4096|16)x1280","isa":"[a-z0-9]+","threads":2,"ms":[0-9.e+-]+,"rate":[0-9.e+]+,"unit":"GB/s","limit":"memory","percent":[0-9.]+,"spread":[0-9.]+,"timings":[0-9]+\}$' \
     out='"kernel":"cvt","type":"BF16"' out='"shape":"16x1280","isa":"ref"' out-gemm
 is "one object a line" "$(grep -vc '^{.*}$' "$T/out")" 0
 is "bench: rate x ms is what relu over 16 rows reads and writes" \
