@@ -530,7 +530,9 @@ if [ -n "$bytes" ]; then
         tty caption -m builtin:caption $S/one.png; expect "it was asked for" 0 out-"is small"
         tty caption -q $S/one.png; expect "-q" 0 out-"is small" out="a castle"
         tty classify $S/one.png; expect "on a terminal" 0 out="builtin:clip is small"
-        tty caption $P/wide.png; expect "noise" 0 out="not sure: this model knows only emoji-like"
+        tty caption --json $P/wide.png $P/tall.png $S/one.png $S/two.png
+        is "not sure, where the mean probability is below 0.9" "$(grep -c 'not sure: this model' "$T/out")" \
+            "$(grep -oE '"confidence":[0-9.]+' "$T/out" | awk -F: '$2 < 0.9' | wc -l)"
         tty caption $S/one.png; expect "its own world" 0 out-"not sure"
     else skip "no script(1): what a terminal is told"; fi
 else
