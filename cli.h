@@ -4,7 +4,7 @@
  *   argv -> options.c -> Options -> input.c -> Item -> the command (mm.c) -> Result
  *        -> record.c (how it is written) -> output.c (where it goes)      cli.c turns the crank
  *
- * Nothing here knows a model; mm.c hands in its tables. One section per file. */
+ * Nothing here knows a model (that is model.h); mm.c hands in its table. One section per file. */
 #ifndef CLI_H
 #define CLI_H
 
@@ -182,7 +182,7 @@ bool    signals_status(void);                /* SIGUSR1 came since the last call
 /* === The run (cli.c) ========================================================================== */
 
 struct Run {
-    const Command *cmd;
+    const Command *cmd, *table;      /* table: all of them */
     const char    *name;             /* as typed: caption or vqa */
     Options        o;
     Input         *in;
@@ -208,7 +208,7 @@ void   first_feedback(const Run *r, const char *fmt, ...) PRINTF(2, 3);      /* 
 /* === mm info (info.c) ========================================================================= */
 
 typedef struct {
-    const char *label, *dir, *name, *arch, *runs, *tokenizer;
+    const char *label, *dir, *type, *name, *arch, *runs, *tokenizer;
     const char **known;              /* names of what it knows, if it says so */
     int         n_known;
     Json        config;

@@ -8,7 +8,6 @@
  * the system at any time; what a process needs for itself is a small part beside it. Adding both
  * up would frighten people off models that run well. */
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -38,16 +37,12 @@ static void print_buf(Buf *b)
 bool info_picture(const char *path, const Options *o)
 {
     struct stat st;
-    unsigned char head[64];
     bool std = strcmp(path, "-") == 0;
     if (!std && (stat(path, &st) || !S_ISREG(st.st_mode))) return false;
     if (!std) {
-        int fd = open(path, O_RDONLY | O_CLOEXEC);
-        ssize_t got = fd < 0 ? -1 : read(fd, head, sizeof head);
-        if (fd >= 0) close(fd);
         size_t len = strlen(path);
         bool model = len > 12 && strcmp(path + len - 12, ".safetensors") == 0;
-        if (got < 0) die(EXIT_INPUT, "info: %s: %s", quoted(path), strerror(errno));
+        if (access(path, R_OK)) die(EXIT_INPUT, "info: %s: %s", quoted(path), strerror(errno));
         if (model || strstr(path, "config.json")) return false;
     }
     size_t n;
@@ -224,7 +219,7 @@ static void put_known(Buf *b, const ModelFacts *m, bool json)
 
 void info_model(const ModelFacts *m, const Options *o)
 {
-    bool clip = strcmp(m->runs, "embed, classify, preprocess, tokenize") == 0;
+    bool clip = strcmp(m->type, "clip") == 0;
     Json vision = json_get(m->config, "vision_config"), text = json_get(m->config, "text_config");
     bool has_vision = vision.node != NULL;
     Tower v = tower_of(vision, true, clip), t = tower_of(text.node ? text : m->config, false, clip);

@@ -1,276 +1,15 @@
-/* mm.c -- the commands, and the table of the models that they run.
+/* mm.c -- the commands: what each does with one item, and what it needs before the first.
  *
- *   main -> options -> the command:  which model, which kernels, how many threads
+ *   main -> options -> the command:  which model (model.c), which kernels, how many threads
  *                                    load once -> items one by one (cli.c) -> exit code
  *
- * To add a model:
- *   1. foo.c: header comment, config, foo_layer_load, foo_load, foo_layer, foo_forward
- *   2. its section in mm.h (3-8 lines)
- *   3. its row in MODELS[] below: what config.json calls it -> load, the commands it serves
- *   4. test/reference/: a tiny checkpoint and answers; a row in test/models.c
- *   5. a row in the README's table
- * An old family with new numbers touches only 3 and 5.
- *
- * Easy to get wrong:
- *   - What a model can do must be known before its weights are touched: the wrong family is exit
- *     code 3, whatever state the files are in.
- *   - tokenize and preprocess need no weights, and so must not ask for them. */
+ * Easy to get wrong: tokenize and preprocess need no weights, and so must not ask for them. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "cli.h"
 #include "kernels/kernels.h"
-
-/* === Models =================================================================================== */
-
-typedef struct Model Model;
-
-typedef struct {
-    const char *type, *arch;         /* config.json: model_type, architectures[0] */
-    const char *marker;              /* without architectures: a tensor that only this one has */
-    const char *name;
-    unsigned    commands;
-    void      (*load)(Model *m);
-    BlipKind    blip;                /* what blip_load may find instead of what config.json says */
-} ModelRow;
-
-struct Model {
-    const ModelRow *row;
-    const char *dir, *arch;
-    Json        config;
-    Ckpt        ck;
-    Tokenizer  *tok;
-    Preprocess  pre;
-    bool        has_weights;
-    Clip       *clip;                /* one of these, by row */
-    Blip       *blip;
-    Sentence   *sentence;
-    int         image_size;          /* 0: takes no pictures */
-};
-
-static void load_clip(Model *m)
-{
-    m->clip = clip_load(m->ck, m->config);
-    m->image_size = clip_image_size(m->clip);
-}
-
-static void load_blip(Model *m)
-{
-    m->blip = blip_load(m->ck, m->config);
-    m->image_size = blip_image_size(m->blip);
-}
-
-static void load_sentence(Model *m) { m->sentence = sentence_load(m->dir, m->ck, m->config); }
-
-#define WITH_PICTURES (PREPROCESS | TOKENIZE)
-
-static const ModelRow MODELS[] = {
-    { "blip", "BlipForConditionalGeneration", "text_decoder.bert.embeddings.word_embeddings.weight",
-      "BLIP captioning", CAPTION | WITH_PICTURES, load_blip, BLIP_CAPTION },
-    { "blip", "BlipForQuestionAnswering", "text_encoder.embeddings.word_embeddings.weight",
-      "BLIP question answering", CAPTION | WITH_PICTURES, load_blip, BLIP_VQA },
-    { "blip", "BlipForImageTextRetrieval", "itm_head.weight",
-      "BLIP image-text matching", CLASSIFY | WITH_PICTURES, load_blip, BLIP_ITM },
-    { "clip", "CLIPModel", NULL, "CLIP", EMBED | CLASSIFY | WITH_PICTURES, load_clip, 0 },
-    { "bert", "BertModel", NULL, "BERT sentence encoder", EMBED | TOKENIZE, load_sentence, 0 },
-    { "bert", "BertForMaskedLM", NULL, "BERT sentence encoder", EMBED | TOKENIZE, load_sentence,
-      0 },
-    { "bert", "BertForPreTraining", NULL, "BERT sentence encoder", EMBED | TOKENIZE, load_sentence,
-      0 },
-    { 0 }
-};
-
-extern const Command COMMANDS[];             /* at the end of this file */
-
-/* "caption, tokenize": the commands of a set, the most telling first. */
-static const char *command_list(unsigned bits)
-{
-    static char list[100];
-    size_t n = 0;
-    for (const Command *c = COMMANDS; c->name; c++)
-        if ((c->bit & bits) && n < sizeof list)
-            n += (size_t)snprintf(list + n, sizeof list - n, "%s%s", n ? ", " : "", c->name);
-    return list;
-}
-
-static Json read_config(const char *dir)
-{
-    size_t n;
-    char *text = model_file(dir, "config.json", 16 << 20, &n);
-    if (!text)
-        die(EXIT_MODEL, "%s: model_index.json is there, but no config.json: a diffusers pipeline, "
-            "which this version does not run", quoted(dir));
-    Json config = json_parse(keep_string("%s/config.json", dir), text, n, 64, EXIT_FILE);
-    if (!json_is(config, JSON_OBJECT))
-        die(EXIT_FILE, "%s/config.json: is no JSON object", quoted(dir));
-    return config;
-}
-
-static _Noreturn void unknown_model(const Model *m, const char *type)
-{
-    char known[300] = "";
-    size_t n = 0;
-    for (const ModelRow *row = MODELS; row->type; row++)
-        if (!type || strcmp(row->type, type) == 0)
-            n += (size_t)snprintf(known + n, sizeof known - n, "%s%s", n ? ", " : "", row->arch);
-    if (type && n)
-        die(EXIT_MODEL, "%s/config.json: key architectures is %s, which mm does not run\n"
-            "of model_type %s it runs: %s", quoted(m->dir), quoted(m->arch), quoted(type), known);
-    if (!type)
-        die(EXIT_MODEL, "%s/config.json: key model_type is missing: this version runs "
-            "\"blip\", \"clip\" and \"bert\"", quoted(m->dir));
-    die(EXIT_MODEL, "%s/config.json: key model_type is %s, which mm does not know\n"
-        "this version runs \"blip\", \"clip\" and \"bert\"", quoted(m->dir), quoted(type));
-}
-
-/* The row for model_type and architectures; for a file without the latter, by its tensors. */
-static const ModelRow *find_row(Model *m)
-{
-    Json arch = json_get(m->config, "architectures");
-    const char *type = json_str(m->config, "model_type", NULL);
-    m->arch = json_string(json_is(arch, JSON_ARRAY) ? json_first(arch) : arch, NULL);
-    const ModelRow *found = NULL;
-    for (const ModelRow *row = MODELS; row->type; row++) {
-        if (!type || strcmp(row->type, type)) continue;
-        if (m->arch && strcmp(row->arch, m->arch) == 0) return row;
-        if (m->arch) continue;
-        if (row->marker && !m->has_weights) {
-            m->ck = ckpt_open(m->dir);
-            m->has_weights = true;
-        }
-        if (!found || (row->marker && ckpt_has(m->ck, row->marker))) found = row;
-    }
-    if (!found) unknown_model(m, type);
-    m->arch = found->arch;
-    return found;
-}
-
-static _Noreturn void wrong_family(const Run *r, const Model *m)
-{
-    die(EXIT_MODEL, "%s: %s is a %s model (%s)\nit serves: %s", r->name, quoted(m->dir),
-        m->row->name, m->arch, command_list(m->row->commands | INFO));
-}
-
-/* -m, or $MM_VQA_MODEL, $MM_CAPTION_MODEL, ... NULL: neither is given. */
-static const char *chosen_model(const Run *r, const char *given)
-{
-    const char *name = given;
-    const char *names[] = { r->name, r->cmd->name };
-    for (int i = 0; !name && i < 2; i++) {
-        char var[40] = "MM_", *s = var + 3;
-        for (const char *c = names[i]; *c; c++) *s++ = (char)(*c - 'a' + 'A');
-        snprintf(s, 8, "_MODEL");
-        name = getenv(var);
-        if (name && !*name) name = NULL;
-    }
-    return name;
-}
-
-/* Nobody said which: the small model in the program, and a line on what it is for. */
-static const char *small_model(const Run *r)
-{
-    bool vqa = strcmp(r->name, "vqa") == 0, caption = r->cmd->bit == CAPTION;
-    const char *alias = vqa ? "blip-vqa" : caption ? "blip" : "clip";
-    const char *id = vqa ? "Salesforce/blip-vqa-base" : caption
-                   ? "Salesforce/blip-image-captioning-base" : "openai/clip-vit-large-patch14";
-    const char *name = caption ? "builtin:caption" : "builtin:clip";
-    if (vqa || !builtin_model(name))
-        die(EXIT_MODEL, "%s: no model given: say -m MODEL\n"
-            "to get one: hf download %s\nthen: mm %s -m %s ...    (hf comes with `pip install "
-            "huggingface_hub`)", r->name, id, r->name, alias);
-    if (!r->o.quiet && isatty(STDERR_FILENO))
-        fprintf(stderr, "mm: %s is small: it knows %d things as emoji pictures, no photographs. "
-                "For those: hf download %s; mm %s -m %s ...\n", name, concepts_load(name).n, id,
-                r->name, alias);
-    return name;
-}
-
-/* Which model, and what it is. */
-static Model *model_open(Run *r, const char *given)
-{
-    const char *name = chosen_model(r, given);
-    if (!name) name = small_model(r);
-    r->model = model_resolve(name, r->name);
-    Model *m = keep_bytes(sizeof *m);
-    m->dir = r->model.dir;
-    m->config = read_config(m->dir);
-    m->row = find_row(m);
-    if (r->cmd->bit != INFO && !(m->row->commands & r->cmd->bit)) wrong_family(r, m);
-    return m;
-}
-
-static void model_weights(Run *r, Model *m)
-{
-    double start = now_ms();
-    first_feedback(r, "loading %s", quoted(r->model.label));
-    if (!m->has_weights) m->ck = ckpt_open(m->dir);
-    m->has_weights = true;
-    m->row->load(m);
-    r->file_bytes = (double)ckpt_bytes(m->ck);
-    r->ms_load = now_ms() - start;
-    if (!m->blip) return;
-    for (const ModelRow *row = MODELS; row->type; row++)     /* what the tensors say counts */
-        if (row->load == load_blip && row->blip == blip_kind(m->blip)) m->row = row;
-    if (r->cmd->bit != INFO && !(m->row->commands & r->cmd->bit)) wrong_family(r, m);
-}
-
-static Json text_config(const Model *m)
-{
-    Json text = json_get(m->config, "text_config");
-    return text.node ? text : m->config;
-}
-
-/* How many tokens a text may have. */
-static int text_context(const Model *m)
-{
-    return json_int(text_config(m), "max_position_embeddings", 512, 1, 65536);
-}
-
-/* The tokenizer, which must be the model's own: words that it lacks would become [UNK], and vanish
- * from what is said. Published checkpoints have more rows than tokens, never fewer: BLIP 2 more
- * (its vocab.txt lacks [DEC] and [ENC]); many fill up to a multiple of 64 or 128; Phi-1.5 has 51200
- * rows for 50295 tokens, a 57th more. A tenth is for small models, whose multiple of 64 is more. */
-static void model_tokenizer(Model *m)
-{
-    m->tok = tok_load(m->dir);
-    int usual = m->row->load == load_clip ? 49408 : m->row->load == load_blip ? 30524 : 30522;
-    int rows = json_int(text_config(m), "vocab_size", usual, 1, 1 << 22), n = tok_size(m->tok);
-    int missing = rows - n;
-    bool few = missing > rows / 10 || (missing > 128 && missing > rows / 32);
-    if (n <= rows && !few) return;
-    size_t n_bytes;
-    const char *file = model_file(m->dir, "tokenizer.json", 1 << 30, &n_bytes) ? "tokenizer.json"
-                     : m->row->load == load_clip ? "vocab.json" : "vocab.txt";
-    die(EXIT_FILE, "%s/%s: has %d tokens, but key vocab_size of config.json is %d\n"
-        "copy the tokenizer's files from where the weights come from", quoted(m->dir), file, n,
-        rows);
-}
-
-/* The picture side: what preprocessor_config.json says; without one the class's own standard at
- * the size the model needs. */
-static void model_pictures(Model *m)
-{
-    bool clip = strcmp(m->row->type, "clip") == 0;
-    size_t n;
-    bool there = model_file(m->dir, "preprocessor_config.json", 1 << 20, &n)
-              || model_file(m->dir, "processor_config.json", 1 << 20, &n);
-    int own = clip ? 224 : 384;
-    if (!there) own = json_int(json_get(m->config, "vision_config"), "image_size", own, 1, 16384);
-    m->pre = preprocess_load(m->dir, clip ? preprocess_clip(own) : preprocess_blip(own));
-    if (!m->image_size) return;
-    const Preprocess *p = &m->pre;
-    bool fixed = p->crop || (p->resize && !p->shortest_edge);
-    int w = p->crop ? p->crop_w : p->resize_w, h = p->crop ? p->crop_h : p->resize_h;
-    if (!fixed)
-        die(EXIT_FILE, "%s/preprocessor_config.json: pictures keep their shape, but config.json "
-            "says image_size %d\nset size or crop_size to it", quoted(m->dir), m->image_size);
-    if (w != m->image_size || h != m->image_size)
-        die(EXIT_FILE, "%s/preprocessor_config.json: pictures become %d x %d, but key "
-            "vision_config.image_size of config.json is %d\nare both files from the same model?",
-            quoted(m->dir), w, h, m->image_size);
-}
+#include "model.h"
 
 /* === What every run begins with =============================================================== */
 
@@ -786,8 +525,9 @@ static int cmd_info(Run *r)
     model_tokenizer(m);
     Names known = concepts_load(m->dir);
     info_model(&(ModelFacts){ .known = known.name, .n_known = known.n,
-                              .label = r->model.label, .dir = m->dir, .name = m->row->name,
-                              .arch = m->arch, .runs = command_list(m->row->commands),
+                              .label = r->model.label, .dir = m->dir, .type = m->row->type,
+                              .name = m->row->name, .arch = m->arch,
+                              .runs = command_list(r, m->row->commands),
                               .tokenizer = tok_kind(m->tok), .config = m->config, .ck = m->ck },
                &r->o);
     return 0;
@@ -810,10 +550,10 @@ static int cmd_bench(Run *r) { return bench(r, choose_machine(r)); }
 static int cmd_help(Run *r)
 {
     const char *word = r->o.n_operands ? r->o.operand[0] : NULL;
-    if (!word) help_general(COMMANDS, r->o.help_all);
-    else if (strcmp(word, "man") == 0) help_man(COMMANDS);
+    if (!word) help_general(r->table, r->o.help_all);
+    else if (strcmp(word, "man") == 0) help_man(r->table);
     else {
-        for (const Command *c = COMMANDS; c->name; c++)
+        for (const Command *c = r->table; c->name; c++)
             if (!strcmp(c->name, word) || (c->alias && !strcmp(c->alias, word))) {
                 help_command(c, r->o.help_all);
                 return 0;
@@ -823,7 +563,7 @@ static int cmd_help(Run *r)
     return 0;
 }
 
-const Command COMMANDS[] = {
+static const Command COMMANDS[] = {
     { "caption", "vqa", CAPTION, cmd_caption, "[-m MODEL] [-p TEXT] PICTURE...",
       "describe pictures, or answer questions about them",
       "  mm caption scene.png                             a small model: emoji only\n"
@@ -875,7 +615,7 @@ const Command COMMANDS[] = {
 
 int main(int argc, char **argv)
 {
-    Run r = { .t_start = now_ms() };
+    Run r = { .t_start = now_ms(), .table = COMMANDS };
     int code = 0;
     r.cmd = options_parse(&r.o, COMMANDS, argc, argv, &r.name);
     if (r.o.version) printf("mm %s\n", MM_VERSION);
