@@ -535,6 +535,7 @@ static void check_names(const Run *run)
     }
 }
 
+/* Returns how many rows there are then: one that is larger than the ring is left out. */
 static int add_row(Row *rows, int n, const Case *c, DType type, const char *isa)
 {
     Row *r = &rows[n];
