@@ -180,8 +180,8 @@ typedef struct {
     const char *label;               /* for records: org/name@1234567, or the path as given */
 } ModelPath;
 
-/* builtin:NAME, an existing path, $MM_MODELS, an alias, the Hugging Face cache: mm.1, MODELS. Dies with
- * EXIT_MODEL if there is none, naming what was searched. */
+/* builtin:NAME, an existing path, $MM_MODELS, an alias, the Hugging Face cache: mm.1, MODELS. Dies
+ * with EXIT_MODEL if there is none, naming what was searched. */
 ModelPath model_resolve(const char *name, const char *cmd);
 
 /* All that are in the program, in $MM_MODELS and in the Hugging Face cache, by a name that
