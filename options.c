@@ -91,7 +91,7 @@ const OptionRow OPTIONS[] = {
      "f32 everywhere (this version always does)"},
     {0, "no-exif", NULL, FLAG, AT(no_exif), PICTURES, false, 0, 0,
      "do not turn pictures as their EXIF data says"},
-    {0, "max-pixels", "N", NUMBER, AT(max_pixels), PICTURES | INFO, false, 1, MOST,
+    {0, "max-pixels", "N", NUMBER, AT(max_pixels), PICTURES, false, 1, MOST,
      "refuse larger pictures (default 100 million)"},
     {0, "trace", "F", TEXT, AT(trace), CAPTION | EMBED | CLASSIFY, false, 0, 0,
      "write every named intermediate to F (safetensors)"},

@@ -51,9 +51,14 @@ static void drop_slot(int s)
     slot[s].used = 0;
 }
 
-static void drop_all_slots(void)
+/* The run ends before its time: finished records get their name, the rest goes. */
+static void leave_slots(void)
 {
-    for (int s = 0; s < N_SLOTS; s++) drop_slot(s);
+    for (int s = 0; s < N_SLOTS; s++) {
+        if (slot[s].used && slot[s].keep && rename(slot[s].temp, slot[s].path) == 0)
+            slot[s].used = 0;
+        drop_slot(s);
+    }
 }
 
 /* A full disk or a folder that may not be written to ends the run: the next item would not fare
@@ -155,11 +160,7 @@ static void on_signal(int sig)
         stop_signal = sig;
         return;
     }
-    for (int s = 0; s < N_SLOTS; s++) {
-        if (!slot[s].used) continue;
-        if (slot[s].keep) rename(slot[s].temp, slot[s].path);
-        else unlink(slot[s].temp);
-    }
+    leave_slots();
     trace_file_drop();
     ssize_t n = line_shown ? write(STDERR_FILENO, "\r\033[K", 4) : 0;
     (void)n;
@@ -194,7 +195,7 @@ void signals_start(void)
     sigaction(SIGUSR1, &status, NULL);
     signal(SIGPIPE, SIG_DFL);
     signal(SIGXFSZ, SIG_IGN);                /* ulimit -f: the write fails, and says so */
-    atexit(drop_all_slots);                  /* die() in the middle of a run */
+    atexit(leave_slots);                     /* die() in the middle of a run */
 }
 
 void signals_progress(bool shown) { line_shown = shown; }
@@ -566,6 +567,8 @@ Output *output_open(Run *r)
         if (!f) die(EXIT_OUTPUT, "a temporary file for the vectors: %s", strerror(errno));
         out->file = (File){ .fd = fileno(f), .slot = -1, .path = "temporary file" };
     }
+    if (r->o.ids && (out->kind == PER_ITEM || out->kind == SIDECAR))
+        usage_error(r->name, "--ids goes with one file of vectors: here each item has its own");
     if (r->o.ids) out->ids = file_create(r->o.ids, false);
     out->ids.stream = true;
     return out;

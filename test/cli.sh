@@ -643,6 +643,13 @@ is "stderr closed: the result" "$(grep -c mm: "$T/clean")" 0
 (ulimit -f 1; "$MM" embed $CLIP --vec npy -o "$T/big.npy" $(yes $P/wide.png | head -40)) 2>"$T/err"
 code=$?; expect "ulimit -f" 7 err="big.npy"
 is "ulimit -f: nothing stays" "$(find "$T" -name 'big*')" ""
+# A run that dies in the middle (this list is a directory) keeps what was finished.
+run caption $CAP --json $P/wide.png --files-from "$T/many" -o "$T/kept.jsonl"; expect "a run that dies" 5
+is "finished records stay" "$(grep -c '^{.*"ok":true.*}$' "$T/kept.jsonl")" 1
+is "and no temporary file" "$(find "$T" -name 'kept*.tmp')" ""
+run embed $CLIP --vec f32 -o "$T/{stem}.f32" --ids "$T/none.txt" $P/wide.png
+expect "--ids with a file per item" 2 err="--ids"
+is "--ids: no empty file" "$(find "$T" -name 'none.txt')" ""
 
 echo "cli: $n_pass passed, $n_fail failed, $n_skip skipped"
 [ $n_fail -eq 0 ]
