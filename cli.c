@@ -51,8 +51,8 @@ void run_seed(Run *r)
     errno = 0;
     unsigned long long v = strtoull(s, &end, 10);
     if (*s < '0' || *s > '9' || *end || errno || v > INT64_MAX)
-        usage_error(r->name, "--seed %s: expected a whole number from 0 to 2^63-1, or random",
-                    quoted(s));
+        usage_error(r->name, "%s %s: expected a whole number from 0 to 2^63-1, or random",
+                    r->o.seed ? "--seed" : "MM_SEED", quoted(s));
     r->seed = v;
 }
 
@@ -166,8 +166,9 @@ static void summary(const Run *r, const Progress *p)
                 1e3 * (double)p->n_tokens / p->ms_text);
     double busy = p->ms_encode + p->ms_text, flops = nn_flops();
     if (flops > 0 && busy > 0) fprintf(stderr, "; %.1f GFLOP/s", flops / busy / 1e6);
-    fprintf(stderr, "\nstart to first compute %.1f ms (load %.1f ms); %d threads; %s file, %s "
+    fprintf(stderr, "\nstart to first compute %.1f ms (load %.1f ms); %d thread%s; %s file, %s "
             "keep, %s scratch\n", r->t_first ? r->t_first - r->t_start : 0, r->ms_load, n_threads(),
+            n_threads() == 1 ? "" : "s",
             bytes_string(r->file_bytes), bytes_string((double)keep_peak()),
             bytes_string((double)scratch_peak()));
 }

@@ -64,6 +64,8 @@ extern const OptionRow OPTIONS[];    /* ends with a row without a name */
  * for the words in FILE. Usage errors die with EXIT_USAGE. Returns NULL if no command is given. */
 const Command *options_parse(Options *o, const Command *table, int argc, char **argv,
                              const char **typed);
+/* The command of this name or alias; dies, saying which one may be meant. */
+const Command *command_named(const Command *table, const char *word);
 /* "mm: CMD: ...", and where the help is; exit code 2. */
 _Noreturn void usage_error(const char *cmd, const char *fmt, ...) PRINTF(2, 3);
 /* The text of an option that takes TEXT or @FILE (@-: stdin), without the last newline. */

@@ -89,8 +89,8 @@ void help_command(const Command *c, bool all)
         return;
     }
     if (c->bit & RUNS)
-        printf("\nKeys of --in jsonl: id, %s, seed%s%s; others are copied.\n"
-               "Columns of --in tsv: id, path or text, prompt.\n",
+        printf("\nKeys of --in jsonl: id, %s, seed%s%s\n"
+               "(others are copied). Columns of --in tsv: id, path or text, prompt.\n",
                c->bit & PICTURES ? "image or image_b64" : "text", c->in_fields ? ", " : "",
                key_list(c->in_fields));
     later_lines();

@@ -15,9 +15,11 @@
  *   - A commit may be asked for by its full name: then there is no refs/ file for it. */
 #include <ctype.h>
 #include <dirent.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "mm.h"
 
@@ -60,6 +62,8 @@ static bool ends_with(const char *s, const char *end)
 
 static _Noreturn void no_config(const char *dir)
 {
+    if (access(dir, R_OK | X_OK))
+        die(EXIT_MODEL, "%s: cannot be entered: %s", quoted(dir), strerror(errno));
     if (exists(dir, "refs") && exists(dir, "snapshots"))
         die(EXIT_MODEL, "%s: is a repository of the Hugging Face cache: the model is in one of its "
             "snapshots/\nsay org/name, and mm finds it", quoted(dir));
@@ -68,12 +72,28 @@ static _Noreturn void no_config(const char *dir)
         quoted(dir));
 }
 
+/* What kind of picture the file is; NULL: none. */
+static const char *picture_kind(const char *path)
+{
+    uint8_t head[64];
+    struct stat st;
+    if (stat(path, &st) || !S_ISREG(st.st_mode)) return NULL;
+    FILE *f = fopen(path, "re");
+    size_t n = f ? fread(head, 1, sizeof head, f) : 0;
+    if (f) fclose(f);
+    return image_kind(head, n);
+}
+
 /* A file was named: the safetensors of a model directory will do. */
 static const char *dir_of_file(const char *path)
 {
     const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
     const char *dir = !slash ? "." : slash == path ? "/"
                     : keep_string("%.*s", (int)(slash - path), path);
+    const char *kind = picture_kind(path);
+    if (kind)
+        die(EXIT_FILE, "%s: is a picture (%s), expected a model\n-m takes the model; pictures stand"
+            " by themselves", quoted(path), kind);
     if (!ends_with(name, ".safetensors") && strcmp(name, "config.json"))
         die(EXIT_FILE, "%s: mm reads safetensors: this is another kind of file\n"
             "name the directory that has config.json and *.safetensors", quoted(path));
@@ -147,14 +167,14 @@ static bool commit_of(char commit[41], const char *repo, const char *rev)
     return is_commit(commit);
 }
 
-static _Noreturn void not_in_cache(const char *cmd, const char *name, const char *id,
-                                   const char *rev, const char *cache)
+static _Noreturn void not_in_cache(const char *name, const char *id, const char *rev,
+                                   const char *cache)
 {
     const char *models = getenv("MM_MODELS");
     char at[220] = "";
     if (strcmp(rev, "main")) snprintf(at, sizeof at, " --revision %s", rev);
-    die(EXIT_MODEL, "%s: %s: no such model here\nlooked for: the directory %s%s, %s in the cache "
-        "%s\nto get it: hf download %s%s    (hf comes with `pip install huggingface_hub`)", cmd,
+    die(EXIT_MODEL, "%s: no such model here\nlooked for: the directory %s%s, %s in the cache "
+        "%s\nto get it: hf download %s%s    (hf comes with `pip install huggingface_hub`)",
         quoted(name), quoted(name), models && *models ? ", $MM_MODELS" : " ($MM_MODELS is not set)",
         quoted(id), cache ? quoted(cache) : "(no HOME)", id, at);
 }
@@ -166,27 +186,27 @@ static const char *alias_list(void)
     return list;
 }
 
-static ModelPath from_cache(const char *cmd, const char *name, const char *id_rev)
+static ModelPath from_cache(const char *name, const char *id_rev)
 {
     const char *at = strchr(id_rev, '@');
     const char *id = at ? keep_string("%.*s", (int)(at - id_rev), id_rev) : id_rev;
     const char *rev = at ? at + 1 : "main", *cache = cache_dir();
     if (!is_repo_id(id) || !is_revision(rev))
-        die(EXIT_MODEL, "%s: %s: no such directory, and no Hugging Face id (org/name or "
-            "org/name@revision)", cmd, quoted(name));
+        die(EXIT_MODEL, "%s: no such directory, and no Hugging Face id (org/name or "
+            "org/name@revision)", quoted(name));
     if (!strchr(id, '/') && !at)
-        die(EXIT_MODEL, "%s: %s: no such directory, and no alias that mm knows\naliases:%s", cmd,
+        die(EXIT_MODEL, "%s: no such directory, and no alias that mm knows\naliases:%s",
             quoted(name), alias_list());
-    if (!cache) not_in_cache(cmd, name, id, rev, NULL);
+    if (!cache) not_in_cache(name, id, rev, NULL);
     char *repo = keep_string("%s/models--%s", cache, id), commit[41];
     char *slash = strrchr(repo, '/');
     if (strchr(id, '/'))                     /* org/name -> models--org--name */
         repo = keep_string("%.*s--%s", (int)(slash - repo), repo, slash + 1);
-    if (!commit_of(commit, repo, rev)) not_in_cache(cmd, name, id, rev, cache);
+    if (!commit_of(commit, repo, rev)) not_in_cache(name, id, rev, cache);
     const char *dir = keep_string("%s/snapshots/%s", repo, commit);
     if (!is_model_dir(dir)) {
         if (exists(dir, ".")) no_config(dir);
-        not_in_cache(cmd, name, id, rev, cache);
+        not_in_cache(name, id, rev, cache);
     }
     return (ModelPath){ .dir = dir, .label = keep_string("%s@%.7s", id, commit) };
 }
@@ -215,21 +235,21 @@ static const char *in_models(const char *name)
     return NULL;
 }
 
-static ModelPath in_program(const char *name, const char *cmd)
+static ModelPath in_program(const char *name)
 {
     if (builtin_model(name)) return (ModelPath){ .dir = name, .label = name };
     if (!builtin_models()->dir)
-        die(EXIT_MODEL, "%s: %s: this mm was built without models in it (make BUILTIN=no)", cmd,
+        die(EXIT_MODEL, "%s: this mm was built without models in it (make BUILTIN=no)",
             quoted(name));
-    die(EXIT_MODEL, "%s: %s: no such model is built in\n`mm ls` lists those that are", cmd,
+    die(EXIT_MODEL, "%s: no such model is built in\n`mm ls` lists those that are",
         quoted(name));
 }
 
-ModelPath model_resolve(const char *name, const char *cmd)
+ModelPath model_resolve(const char *name)
 {
     struct stat st;
-    if (is_builtin(name)) return in_program(name, cmd);
-    if (!*name) die(EXIT_USAGE, "%s: the name of the model is empty", cmd);
+    if (is_builtin(name)) return in_program(name);
+    if (!*name) die(EXIT_USAGE, "the name of the model is empty");
     if (stat(name, &st) == 0) {
         bool folder = S_ISDIR(st.st_mode);
         const char *dir = folder ? name : dir_of_file(name);
@@ -239,10 +259,10 @@ ModelPath model_resolve(const char *name, const char *cmd)
     const char *dir = in_models(name), *id = id_of_alias(name);
     if (dir) return (ModelPath){ .dir = dir, .label = name };
     if (id && (dir = in_models(id))) return (ModelPath){ .dir = dir, .label = id };
-    if (id) return from_cache(cmd, name, id);
+    if (id) return from_cache(name, id);
     if (name[0] == '/' || name[0] == '.' || name[0] == '~' || ends_with(name, "/"))
-        die(EXIT_MODEL, "%s: %s: no such directory", cmd, quoted(name));
-    return from_cache(cmd, name, name);
+        die(EXIT_MODEL, "%s: no such directory", quoted(name));
+    return from_cache(name, name);
 }
 
 /* === All of them ============================================================================== */

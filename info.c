@@ -42,7 +42,7 @@ bool info_picture(const char *path, const Options *o)
     if (!std) {
         size_t len = strlen(path);
         bool model = len > 12 && strcmp(path + len - 12, ".safetensors") == 0;
-        if (access(path, R_OK)) die(EXIT_INPUT, "info: %s: %s", quoted(path), strerror(errno));
+        if (access(path, R_OK)) die(EXIT_INPUT, "%s: %s", quoted(path), strerror(errno));
         if (model || strstr(path, "config.json")) return false;
     }
     size_t n;

@@ -209,7 +209,9 @@ Input *input_open(const char *cmd, const Options *opts, Takes takes)
 bool input_single(const Input *in)
 {
     const Options *o = in->o;
-    return !in->list && !o->in && !input_several(in) && o->n_operands + in->n_text == 1;
+    if (in->list || o->in || o->n_operands + in->n_text != 1) return false;
+    if (!o->recursive || !o->n_operands) return !input_several(in);
+    return !is_folder(o->operand[0]) || access(o->operand[0], R_OK | X_OK);  /* nothing to enter */
 }
 
 bool input_several(const Input *in)

@@ -7,6 +7,8 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
+#include <unistd.h>
 
 #include "kernels/kernels.h"
 #include "model.h"
@@ -90,10 +92,10 @@ static bool is_question(const char *prompt)
 
 static _Noreturn void no_answers(const Run *r)
 {
-    die(EXIT_MODEL, "%s: %s describes pictures, it does not answer questions\n"
+    die(EXIT_MODEL, "%s describes pictures, it does not answer questions\n"
         "it serves: caption (there -p is how the caption begins), preprocess, tokenize, info\n"
         "to get one that does: hf download Salesforce/blip-vqa-base\nthen: mm vqa -m blip-vqa -p "
-        "QUESTION ...", r->name, quoted(r->model.label));
+        "QUESTION ...", quoted(r->model.label));
 }
 
 static void caption_item(Run *r, const Item *item, Result *res)
@@ -503,6 +505,15 @@ static int cmd_tokenize(Run *r)
 
 /* === mm info, mm ls, mm help ================================================================= */
 
+static bool is_picture_name(const char *name)
+{
+    const char *dot = strrchr(name, '.');
+    const char *ends[] = { ".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp", ".gif" };
+    for (size_t i = 0; dot && i < sizeof ends / sizeof ends[0]; i++)
+        if (strcasecmp(dot, ends[i]) == 0) return true;
+    return false;
+}
+
 static int cmd_info(Run *r)
 {
     const char *what = r->o.n_operands ? r->o.operand[0] : r->o.model;
@@ -514,6 +525,8 @@ static int cmd_info(Run *r)
     }
     if (!what) usage_error(r->name, "say a model, a picture, or --cpu");
     if (info_picture(what, &r->o)) return 0;
+    if (access(what, F_OK) && is_picture_name(what))
+        die(EXIT_INPUT, "%s: no such file", quoted(what));
     Model *m = model_open(r, what);
     start_machine(r);
     model_weights(r, m);
@@ -540,7 +553,7 @@ static int cmd_ls(Run *r)
     const FoundModel *found = models_found(&n);
     for (int i = 0; i < n; i++) info_found(&found[i], i, &r->o);
     if (!n)
-        die(EXIT_MODEL, "ls: no models here: none in mm itself, in $MM_MODELS, in the Hugging Face "
+        die(EXIT_MODEL, "no models here: none in mm itself, in $MM_MODELS, in the Hugging Face "
             "cache\nto get one: hf download Salesforce/blip-image-captioning-base");
     return 0;
 }
@@ -552,14 +565,7 @@ static int cmd_help(Run *r)
     const char *word = r->o.n_operands ? r->o.operand[0] : NULL;
     if (!word) help_general(r->table, r->o.help_all);
     else if (strcmp(word, "man") == 0) help_man(r->table);
-    else {
-        for (const Command *c = r->table; c->name; c++)
-            if (!strcmp(c->name, word) || (c->alias && !strcmp(c->alias, word))) {
-                help_command(c, r->o.help_all);
-                return 0;
-            }
-        usage_error(NULL, "no command %s", quoted(word));
-    }
+    else help_command(command_named(r->table, word), r->o.help_all);
     return 0;
 }
 

@@ -182,7 +182,7 @@ typedef struct {
 
 /* builtin:NAME, an existing path, $MM_MODELS, an alias, the Hugging Face cache: mm.1, MODELS. Dies
  * with EXIT_MODEL if there is none, naming what was searched. */
-ModelPath model_resolve(const char *name, const char *cmd);
+ModelPath model_resolve(const char *name);
 
 /* All that are in the program, in $MM_MODELS and in the Hugging Face cache, by a name that
  * model_resolve takes; kept. */

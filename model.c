@@ -121,7 +121,7 @@ const char *command_list(const Run *r, unsigned bits)
 
 static _Noreturn void wrong_family(const Run *r, const Model *m)
 {
-    die(EXIT_MODEL, "%s: %s is a %s model (%s)\nit serves: %s", r->name, quoted(m->dir),
+    die(EXIT_MODEL, "%s is a %s model (%s)\nit serves: %s", quoted(m->dir),
         m->row->name, m->arch, command_list(r, m->row->commands | INFO));
 }
 
@@ -149,9 +149,9 @@ static const char *small_model(const Run *r)
                    ? "Salesforce/blip-image-captioning-base" : "openai/clip-vit-large-patch14";
     const char *name = caption ? "builtin:caption" : "builtin:clip";
     if (vqa || !builtin_model(name))
-        die(EXIT_MODEL, "%s: no model given: say -m MODEL\n"
+        die(EXIT_MODEL, "no model given: say -m MODEL\n"
             "to get one: hf download %s\nthen: mm %s -m %s ...    (hf comes with `pip install "
-            "huggingface_hub`)", r->name, id, r->name, alias);
+            "huggingface_hub`)", id, r->name, alias);
     if (!r->o.quiet && isatty(STDERR_FILENO))
         fprintf(stderr, "mm: %s is small: it knows %d things as emoji pictures, no photographs. "
                 "For those: hf download %s; mm %s -m %s ...\n", name, concepts_load(name).n, id,
@@ -163,7 +163,7 @@ Model *model_open(Run *r, const char *given)
 {
     const char *name = chosen_model(r, given);
     if (!name) name = small_model(r);
-    r->model = model_resolve(name, r->name);
+    r->model = model_resolve(name);
     Model *m = keep_bytes(sizeof *m);
     m->dir = r->model.dir;
     m->config = read_config(m->dir);

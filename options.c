@@ -134,7 +134,7 @@ _Noreturn void usage_error(const char *cmd, const char *fmt, ...)
     va_start(args, fmt);
     vsnprintf(msg, sizeof msg, fmt, args);
     va_end(args);
-    if (cmd) die(EXIT_USAGE, "%s: %s\n`mm %s -h` shows how", cmd, msg, cmd);
+    if (cmd) die(EXIT_USAGE, "%s\n`mm %s -h` shows how", msg, cmd);
     die(EXIT_USAGE, "%s\n`mm --help` shows how", msg);
 }
 
@@ -400,7 +400,7 @@ static const char *const PLANNED[] = {
 };
 enum { N_PLANNED = sizeof PLANNED / sizeof PLANNED[0] };
 
-static const Command *find_command(const Command *table, const char *word)
+const Command *command_named(const Command *table, const char *word)
 {
     size_t n = 0;
     for (const Command *c = table; c->name; c++, n++)
@@ -414,6 +414,15 @@ static const Command *find_command(const Command *table, const char *word)
     usage_error(NULL, "unknown command %s", quoted(word));
 }
 
+/* Something that begins with '-' in place of a command. */
+static _Noreturn void no_such_word(const char *word)
+{
+    static const char *const KNOWN[] = { "--help", "--help-all", "--version" };
+    const char *near = nearest(word, KNOWN, 3, sizeof KNOWN[0]);
+    if (near) usage_error(NULL, "unknown option %s: did you mean %s?", quoted(word), near);
+    usage_error(NULL, "%s: a command comes first, as in `mm caption photo.jpg`", quoted(word));
+}
+
 const Command *options_parse(Options *o, const Command *table, int argc, char **argv,
                              const char **typed)
 {
@@ -425,11 +434,11 @@ const Command *options_parse(Options *o, const Command *table, int argc, char **
         if (!strcmp(argv[at], "-h") || !strcmp(argv[at], "--help")) o->help = true;
         else if (!strcmp(argv[at], "--help-all")) o->help_all = true;
         else if (!strcmp(argv[at], "--version")) o->version = true;
-        else usage_error(NULL, "%s: a command comes first, as in `mm caption photo.jpg`",
-                         quoted(argv[at]));
+        else no_such_word(argv[at]);
     if (at >= argc || o->help || o->help_all || o->version) return NULL;
     *typed = argv[at];
-    const Command *c = find_command(table, argv[at]);
+    const Command *c = command_named(table, argv[at]);
+    messages_of(*typed);
     size_t room = sizeof(char *) * (size_t)(argc + 1);
     o->text.v = keep_bytes(room);
     o->labels.v = keep_bytes(room);

@@ -112,6 +112,9 @@ void put_plain(Buf *b, const char *s, size_t n, bool newlines, bool tabs, bool c
         else if (controls && ((c < 0x20 && c != '\n' && c != '\t') || c == 0x7F || !len))
             put(b, "\\x%02x", c);
         else if (controls && is_c1(s + i, len)) put(b, "\\u%04x", (unsigned char)s[i + 1]);
+        else if (controls && is_bidi((const unsigned char *)s + i, len))
+            put(b, "\\u%04x", len == 2 ? 0x61C
+                : 0x2000 | (s[i + 1] & 0x3F) << 6 | (s[i + 2] & 0x3F));
         else put_bytes(b, s + i, len ? len : 1);
         i += len ? len : 1;
     }

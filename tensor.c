@@ -19,15 +19,21 @@
 jmp_buf  *landing, *die_landing;
 ItemError item_error;
 
-/* Prints "mm: " and the message; what follows a newline is indented, as a hint. */
+static const char *command;          /* of messages; NULL: not known yet */
+
+void messages_of(const char *cmd) { command = cmd; }
+
+/* Prints "mm: CMD: " and the message; what follows a newline is indented, as a hint. */
 static void print_message(const char *kind, const char *fmt, va_list args)
 {
     char line[4096];
     size_t n = 0;
     vsnprintf(line, sizeof line, fmt, args);
     fflush(stdout);
-    if (isatty(STDERR_FILENO)) fputs("\r\033[K", stderr);       /* over a line of progress */
-    fprintf(stderr, "mm: %s", kind);
+    const char *term = getenv("TERM");
+    bool dumb = term && strcmp(term, "dumb") == 0;
+    if (isatty(STDERR_FILENO) && !dumb) fputs("\r\033[K", stderr); /* over a line of progress */
+    fprintf(stderr, "mm: %s%s%s", command ? command : "", command ? ": " : "", kind);
     for (const char *s = line; *s; s += n) {
         n = strcspn(s, "\n");
         fprintf(stderr, "%s%.*s\n", s == line ? "" : "    ", (int)n, s);
@@ -69,8 +75,16 @@ _Noreturn void fail(const char *code, const char *hint, const char *fmt, ...)
     die(EXIT_INPUT, "%s%s%s", item_error.msg, hint ? "\n" : "", hint ? hint : "");
 }
 
+bool is_bidi(const unsigned char *s, size_t len)
+{
+    if (len == 2) return s[0] == 0xD8 && s[1] == 0x9C;                      /* U+061C */
+    if (len != 3 || s[0] != 0xE2) return false;
+    return (s[1] == 0x80 && (s[2] == 0x8E || s[2] == 0x8F || (s[2] >= 0xA8 && s[2] <= 0xAE)))
+        || (s[1] == 0x81 && s[2] >= 0xA6 && s[2] <= 0xA9);
+}
+
 /* Length of the UTF-8 character at s, of at most n bytes; 0 if it is none, or a control character
- * (C0, DEL, or C1, which some terminals obey too). */
+ * (C0, DEL, or C1, which some terminals obey too; or one that turns the direction of writing). */
 static size_t printable(const unsigned char *s, size_t n)
 {
     size_t len = s[0] < 0x80 ? 1 : s[0] >= 0xC2 && s[0] < 0xE0 ? 2 : s[0] >= 0xE0 && s[0] < 0xF0 ? 3
@@ -81,8 +95,9 @@ static size_t printable(const unsigned char *s, size_t n)
     bool control  = len == 1 && (s[0] < 0x20 || s[0] == 0x7F);
     bool c1       = len == 2 && s[0] == 0xC2 && s[1] < 0xA0;
     bool overlong = (s[0] == 0xE0 && len == 3 && s[1] < 0xA0) || (s[0] == 0xF0 && s[1] < 0x90);
+    bool turning  = is_bidi(s, len);
     bool beyond   = (s[0] == 0xED && s[1] > 0x9F) || (s[0] == 0xF4 && s[1] > 0x8F);
-    return control || c1 || overlong || beyond ? 0 : len;
+    return control || c1 || turning || overlong || beyond ? 0 : len;
 }
 
 const char *quoted_n(const char *str, size_t n)

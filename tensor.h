@@ -37,6 +37,8 @@ enum {                       /* exit codes: mm.1, EXIT STATUS */
 
 #define PRINTF(fmt, args) __attribute__((format(printf, fmt, args), nonnull(fmt)))
 
+/* From now on die() says "mm: CMD: ..."; cmd must stay. */
+void messages_of(const char *cmd);
 _Noreturn void die(int code, const char *fmt, ...) PRINTF(2, 3);
 _Noreturn void bug(const char *fmt, ...) PRINTF(1, 2);
 
@@ -63,6 +65,8 @@ extern ItemError item_error;
  * few static buffers, valid for the next seven calls. */
 const char *quoted(const char *s);
 const char *quoted_n(const char *s, size_t n);
+/* Is the character at s, of len bytes, one that turns or breaks the line (U+202E, U+2028, ...)? */
+bool is_bidi(const unsigned char *s, size_t len);
 
 /* === Memory (memory.c) =========================================================================
  *

@@ -77,6 +77,16 @@ run; expect "no command" 2
 
 # --- Usage errors ----------------------------------------------------------------------------------
 run capton x; expect "a mistyped command" 2 err="did you mean caption" empty
+run help capton; expect "help of a mistyped command" 2 err="did you mean caption"
+run --verson; expect "a mistyped --version" 2 err="did you mean --version"
+MM_SEED=x run caption $CAP x; expect "MM_SEED" 2 err="MM_SEED x"
+run caption -m nowhere/nothing x; expect "all messages name the command" 3 err="mm: caption: nowhere/nothing: "
+run caption -m $P/wide.png x; expect "a picture as the model" 4 err="mm: caption: $P/wide.png: is a picture (PNG)"
+run info nosuch.jpg; expect "info of no picture" 5 err="mm: info: nosuch.jpg: no such file"
+run caption $CAP -r "$T/nosuch"; expect "-r of nothing" 5 err="No such file"
+run caption $CAP "$T/$(printf 'a\342\200\256b')"; expect "U+202E" 5 err='a\xe2\x80\xaeb'
+printf 'RIFF\044\0\0\0WEBPVP8 ' >"$T/x.webp"
+for c in "info" "embed $CLIP"; do run $c "$T/x.webp"; expect "$c of WebP" 5 err="magick $T/x.webp out.png"; done
 run caption --bems 3 x; expect "a mistyped option" 2 err="did you mean --beams"
 run caption --labels a x; expect "an option of another command" 2 err=classify
 for c in chat generate pull verify completion; do

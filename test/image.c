@@ -249,7 +249,7 @@ static void test_refused(void)
     REFUSED("%PDF-1.7", "image.format", "its format is PDF;");
     REFUSED("<?xml version='1.0'?><svg>", "image.format", "its format is SVG;");
     REFUSED("\n<!doctype html><html>", "image.format", "a page of HTML");
-    REFUSED("P4\n1 1\n\x80", "image.format", "a PBM file");
+    REFUSED("P4\n1 1\n\x80", "image.format", "its format is PBM;");
     REFUSED("BMore text than picture", "image.format", "begins with \"BMore");
     REFUSED("\x1b[31mred", "image.format", "begins with \"\\x1b[31mred\"");
     REFUSED("P6\n70000 1\n255\n", "image.toobig", "70000 x 1 pixels; a side may have 65535");
