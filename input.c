@@ -18,6 +18,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -494,15 +495,29 @@ static void open_columns(Input *in, Item *item)
     }
 }
 
-/* The next picture of a stream of PNMs. */
+/* Is there something to read now? Files always have it; at their end read() tells. */
+static bool more_waits(int fd)
+{
+    struct pollfd p = { .fd = fd, .events = POLLIN };
+    return poll(&p, 1, 0) == 1;
+}
+
+/* The next picture of a stream of PNMs. Where a text picture ends is found by reading it from its
+ * start: that is done again only when there are twice as many bytes, or when no more have come,
+ * since whoever sends a picture may wait for what becomes of it. */
 static void open_pnm(Input *in, Item *item)
 {
     Lines *l = in->pnm;
     ImageOptions io = { .max_pixels = in->o->max_pixels > 0 ? in->o->max_pixels : 0 };
+    size_t tried = 0;
     in->pnm_over = true;                                 /* unless the picture's end is found */
-    for (;;) {
+    for (bool last = false;;) {
         const uint8_t *bytes = (const uint8_t *)l->buf + l->first;
-        size_t have = l->n - l->first, n = image_pnm_length("-", bytes, have, io);
+        size_t have = l->n - l->first, n = 0;
+        if (last || have / 2 >= tried || !more_waits(l->fd)) {
+            n = image_pnm_length("-", bytes, have, io);
+            tried = have;
+        }
         if (n && n <= have) {
             item->bytes = bytes;
             item->n_bytes = n;
@@ -511,10 +526,11 @@ static void open_pnm(Input *in, Item *item)
             in->pnm_over = false;
             return;
         }
-        if (!lines_fill(l))
+        if (last)
             fail(l->eof ? "image.truncated" : "image.toobig", NULL,
                  "-: the stream of PNM pictures %s", l->eof ? "ends within a picture"
                                                             : "has one of more than 1 GB");
+        last = !lines_fill(l);
     }
 }
 

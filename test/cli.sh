@@ -653,6 +653,18 @@ is "stderr closed: the result" "$(grep -c mm: "$T/clean")" 0
 (ulimit -f 1; "$MM" embed $CLIP --vec npy -o "$T/big.npy" $(yes $P/wide.png | head -40)) 2>"$T/err"
 code=$?; expect "ulimit -f" 7 err="big.npy"
 is "ulimit -f: nothing stays" "$(find "$T" -name 'big*')" ""
+# A stream of text pictures: read in a time that grows as it does, and answered while it is open.
+awk 'BEGIN { print "P2 2000 2000 255"; for (i = 0; i < 4e6; i++) print 100 + i % 156 }' >"$T/big.pgm"
+now() { date +%s%N; }
+t0=$(now); "$MM" preprocess $CLIP "$T/big.pgm" -o "$T/pgm1.npy"; t1=$(now)
+"$MM" preprocess $CLIP --in pnm - -o "$T/pgm{i}.npy" <"$T/big.pgm" 2>"$T/err"; code=$?; t2=$(now)
+expect "a stream of text pictures" 0; same "the same as from a file" "$T/pgm1.npy" "$T/pgm0.npy"
+[ $(((t2 - t1) / 6)) -lt $((t1 - t0)) ] && good || bad "a text picture is read again and again"
+{ head -c 70000 "$T/big.pgm"; sleep 0.2; tail -c +70001 "$T/big.pgm"; sleep 3; } |
+    "$MM" caption $CAP --in pnm - >"$T/early" 2>/dev/null & p=$!
+for i in 1 2 3 4 5 6 7 8 9; do sleep 0.2; [ -s "$T/early" ] && break; done
+[ -s "$T/early" ] && good || bad "a picture of an open stream is not answered"
+wait $p
 # A run that dies in the middle (this list is a directory) keeps what was finished.
 run caption $CAP --json $P/wide.png --files-from "$T/many" -o "$T/kept.jsonl"; expect "a run that dies" 5
 is "finished records stay" "$(grep -c '^{.*"ok":true.*}$' "$T/kept.jsonl")" 1
