@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "../tensor.h"
 #include "../tokenizer/tokenizer.h"
@@ -524,6 +525,55 @@ static void test_refused(void)
     check(strstr(refusal(NULL, DATA), "has no tokenizer"), "a directory without", item_error.msg);
 }
 
+/* Merges of pieces t0000, t0001, ... whose pairs all fall into one slot of the table, as whoever
+ * knows its hash can make them; n of n_merges, or fewer. */
+static char *colliding_merges(int n_pieces, int n_merges)
+{
+    enum { N_SLOTS = 4096 };                         /* for 1025 to 2048 merges */
+    size_t size = 40 * (size_t)(n_pieces + 2 * n_merges) + 200;
+    char *vocab = scratch_bytes(size), *merges = scratch_bytes(size), *v = vocab, *m = merges;
+    int n = 0;
+    *m = 0;
+    for (int i = 0; i < n_pieces; i++) v += sprintf(v, "%s\"t%04d\":%d", i ? "," : "", i, i);
+    for (int i = 0; i < n_pieces * n_pieces && n < n_merges; i++) {
+        uint64_t pair = (uint64_t)(i / n_pieces) << 32 | (uint64_t)(i % n_pieces);
+        uint64_t hash = (pair ^ pair >> 29) * 0x9E3779B97F4A7C15u;
+        if ((hash >> 32) % N_SLOTS) continue;
+        int a = i / n_pieces, b = i % n_pieces;
+        m += sprintf(m, "%s\"t%04d t%04d\"", n ? "," : "", a, b);
+        v += sprintf(v, ",\"t%04dt%04d\":%d", a, b, n_pieces + n);
+        n++;
+    }
+    return scratch_string(BPE("{%s}", "[%s]"), vocab, merges);
+}
+
+static void test_hostile(void)
+{
+    check(!*refusal(colliding_merges(3000, 1000), NULL), "a thousand colliding merges",
+          item_error.msg);
+    check(strstr(refusal(colliding_merges(3000, 2000), NULL), "takes forever"),
+          "two thousand colliding merges", "were taken");
+    char dir[] = "/tmp/mm-tokenizer-XXXXXX";
+    if (!mkdtemp(dir)) exit(1);
+    const char *file = scratch_string("%s/tokenizer_config.json", dir);
+    const char *json = scratch_string("%s/tokenizer.json", dir);
+    static const char *const KEYS[] = { "1", "", "one", "1x", "-1", " 1", "99999999999999999999" };
+    for (size_t i = 0; i < sizeof KEYS / sizeof KEYS[0]; i++) {
+        FILE *f = fopen(json, "w");
+        fputs("{" PIECES "}", f);
+        fclose(f);
+        f = fopen(file, "w");
+        fprintf(f, "{\"added_tokens_decoder\":{\"%s\":{\"content\":\"x\"}}}", KEYS[i]);
+        fclose(f);
+        const char *msg = refusal(NULL, dir);
+        check(i == 0 ? !*msg : strstr(msg, "is no id") != NULL,
+              scratch_string("added_tokens_decoder \"%s\"", KEYS[i]), *msg ? msg : "was taken");
+    }
+    unlink(file);
+    unlink(json);
+    rmdir(dir);
+}
+
 /* === Time ===================================================================================== */
 
 static void test_time(void)
@@ -559,6 +609,7 @@ int main(int argc, char **argv)
     read_fragments();
     test_tiny();
     test_refused();
+    test_hostile();
     test_time();
     test_golden();
     test_sample("bert", assets("tokenizers/bert-base-uncased"));

@@ -18,6 +18,7 @@
 
 #include "machine.h"
 
+enum { MAX_PROBES = 1024 };          /* by chance a hundred; in a file made for it, anything */
 enum { CACHE_SIZE = 1 << 13, CACHE_WORD = 26, CACHE_IDS = 8 };
 
 /* 64 bytes: one line of the processor's cache. Emptied by writing over it. */
@@ -49,14 +50,24 @@ static uint64_t pair_of(int left, int right)
     return (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
 }
 
-/* The merge of a pair; NULL if there is none, and then *at is the free slot where it belongs. */
-static Merge *find_merge(const Model *m, uint64_t pair, uint32_t *at)
+/* The merge of a pair; NULL if there is none, and then *at is a free slot, *n_probes away from where
+ * the pair belongs. */
+static Merge *find_free(const Model *m, uint64_t pair, uint32_t *at, int *n_probes)
 {
     uint64_t hash = (pair ^ pair >> 29) * 0x9E3779B97F4A7C15u;
     *at = (uint32_t)(hash >> 32) & m->merge_mask;
-    for (; m->merge_slot[*at]; *at = (*at + 1) & m->merge_mask)
-        if (m->merge[m->merge_slot[*at] - 1].pair == pair) return &m->merge[m->merge_slot[*at] - 1];
+    for (*n_probes = 0; m->merge_slot[*at]; *at = (*at + 1) & m->merge_mask, ++*n_probes) {
+        Merge *merge = &m->merge[m->merge_slot[*at] - 1];
+        if (merge->pair == pair) return merge;
+    }
     return NULL;
+}
+
+static const Merge *find_merge(const Model *m, uint64_t pair)
+{
+    uint32_t at;
+    int n_probes;
+    return find_free(m, pair, &at, &n_probes);
 }
 
 /* The id of the piece a + b. Vocabularies mostly list the pieces in the order of their merges. */
@@ -81,7 +92,10 @@ bool bpe_merge(Tokenizer *t, Str left, Str right, int rank)
     if (a < 0 || b < 0 || both < 0) return false;
     Model *m = &t->model;
     uint32_t at;
-    Merge *merge = find_merge(m, pair_of(a, b), &at);
+    int n_probes;
+    Merge *merge = find_free(m, pair_of(a, b), &at, &n_probes);
+    if (n_probes > MAX_PROBES)
+        die(EXIT_FILE, "%s: the merges are made so that looking one up takes forever", t->name);
     if (!merge) {
         merge = &m->merge[m->n_merges];
         m->merge_slot[at] = (uint32_t)++m->n_merges;
@@ -181,8 +195,7 @@ static void offer(const Model *m, const Symbol *sym, Heap *h, int pos)
 {
     int next = pos < 0 ? -1 : sym[pos].next;
     if (next < 0) return;
-    uint32_t at;
-    const Merge *merge = find_merge(m, pair_of(sym[pos].id, sym[next].id), &at);
+    const Merge *merge = find_merge(m, pair_of(sym[pos].id, sym[next].id));
     if (merge) push(h, (Candidate){ merge->rank, pos, merge->id });
 }
 
@@ -194,12 +207,12 @@ static size_t merge_all(const Model *m, int *id, size_t n)
     for (size_t i = 0; i < n; i++)
         sym[i] = (Symbol){ id[i], (int)i - 1, i + 1 < n ? (int)i + 1 : -1 };
     for (size_t i = 0; i + 1 < n; i++) offer(m, sym, &heap, (int)i);
-    for (uint32_t at; heap.n; ) {
+    while (heap.n) {
         Candidate c = pop(&heap);
         Symbol *left = &sym[c.pos];
         if (left->id < 0 || left->next < 0) continue;
         Symbol *right = &sym[left->next];
-        const Merge *merge = find_merge(m, pair_of(left->id, right->id), &at);
+        const Merge *merge = find_merge(m, pair_of(left->id, right->id));
         if (!merge || merge->id != c.id) continue;
         left->id = c.id;
         left->next = right->next;

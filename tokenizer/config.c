@@ -177,7 +177,11 @@ static void add_decoder(Tokenizer *t, const Dir *d)
     size_t mark = scratch_mark(), n = 0;
     Numbered *all = scratch_bytes(mul_size((size_t)json_len(list) + 1, sizeof *all));
     for (Json j = json_first(list); j.node; j = json_next(j)) {
-        all[n] = (Numbered){ strtoll(json_key(j, NULL), NULL, 10), parse_token(j) };
+        const char *key = json_key(j, NULL);
+        size_t n_digits = strspn(key, "0123456789");
+        if (!n_digits || n_digits > 9 || key[n_digits])
+            json_error(j, "has a name that is no id, expected digits");
+        all[n] = (Numbered){ strtoll(key, NULL, 10), parse_token(j) };
         all[n].token.special |= is_named(d, all[n].token.content);
         n++;
     }
