@@ -15,6 +15,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -79,17 +80,40 @@ typedef struct {
     bool    shown, live, plain;              /* a line that is rewritten; a line now and then */
 } Progress;
 
+/* A terminal whose lines can be written over. */
+static bool can_rewrite(void)
+{
+    const char *term = getenv("TERM");
+    return isatty(STDERR_FILENO) && !(term && strcmp(term, "dumb") == 0);
+}
+
+/* Writes over the line; what is too long for the terminal would wrap, and could not be wiped. */
+static void show_line(char *line)
+{
+    struct winsize size;
+    const char *env = getenv("COLUMNS");
+    int columns = env ? atoi(env) : 0;
+    if (columns < 1 && ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0) columns = size.ws_col;
+    size_t n = strlen(line), most = columns > 1 ? (size_t)columns - 1 : 79;
+    if (n > most) {
+        n = most;
+        while (n && ((unsigned char)line[n] & 0xC0) == 0x80) n--;    /* not within a character */
+        line[n] = 0;
+    }
+    fprintf(stderr, "\r\033[K%s", line);
+    signals_progress(true);
+}
+
 void first_feedback(const Run *r, const char *fmt, ...)
 {
-    if (r->o.quiet || r->cmd->bit == INFO || !isatty(STDERR_FILENO)) return;
+    if (r->o.quiet || r->cmd->bit == INFO || !can_rewrite()) return;
     if (r->o.progress && strcmp(r->o.progress, "auto")) return;
     char line[400];
     va_list args;
     va_start(args, fmt);
     vsnprintf(line, sizeof line, fmt, args);
     va_end(args);
-    fprintf(stderr, "\r\033[K%s", line);
-    signals_progress(true);
+    show_line(line);
 }
 
 static void wipe(Progress *p)
@@ -121,11 +145,12 @@ static void status_text(const Run *r, const Progress *p, char *line, size_t size
     double seconds = (now_ms() - p->t_begin) / 1e3;
     double rate = seconds > 0 ? (double)p->n_done / seconds : 0;
     int64_t total = input_total(r->in);
-    size_t n = (size_t)snprintf(line, size, "%s %lld", doing, (long long)p->n_done);
+    int64_t done = p->n_done + p->n_skipped;
+    size_t n = (size_t)snprintf(line, size, "%s %lld", doing, (long long)done);
     if (total >= 0) n += (size_t)snprintf(line + n, size - n, "/%lld", (long long)total);
     n += (size_t)snprintf(line + n, size - n, "  %.1f/s", rate);
     if (total >= 0 && rate > 0) {
-        double eta = (double)(total - p->n_done) / rate;
+        double eta = (double)(total - done) / rate;
         if (eta >= 120) n += (size_t)snprintf(line + n, size - n, "  ETA %.0f min", eta / 60);
         else n += (size_t)snprintf(line + n, size - n, "  ETA %.0f s", eta);
     }
@@ -144,11 +169,22 @@ static void show(const Run *r, Progress *p)
         return;
     status_text(r, p, line, sizeof line);
     if (p->live && !asked) {
-        fprintf(stderr, "\r\033[K%s", line);
+        show_line(line);
         p->shown = true;
-        signals_progress(true);
     } else fprintf(stderr, "mm: %s: %s\n", r->name, line);
     p->t_shown = now;
+}
+
+/* What to say when the run is interrupted now. */
+static void farewell(const Run *r, const Progress *p)
+{
+    char line[200], total[32] = "";
+    if (input_total(r->in) >= 0)
+        snprintf(total, sizeof total, " of %lld", (long long)input_total(r->in));
+    snprintf(line, sizeof line, "mm: %s: %lld%s done%s\n", r->name,
+             (long long)(p->n_done + p->n_skipped), total, r->o.resume || r->o.sidecar
+             ? "; run it again to go on" : "; with --resume FILE a run can go on");
+    signals_farewell(line);
 }
 
 /* What a learner wants to know: -v. */
@@ -192,7 +228,7 @@ static Outcome one_item(Run *r, ItemFn *fn, Item *item, Progress *p)
     if (!skipped) {
         item->seed = item_seed(r, item);
         fn(r, item, &res);
-        if (p->live && isatty(STDOUT_FILENO)) wipe(p);
+        if (p->live && output_on_terminal(r->out)) wipe(p);
         output_write(r->out, item, &res);
         if (res.note && p->live) {
             wipe(p);
@@ -215,7 +251,7 @@ static Progress progress_start(const Run *r)
     const char *mode = r->o.progress ? r->o.progress : "auto";
     bool quiet = r->o.quiet || strcmp(mode, "none") == 0;
     p.plain = !quiet && strcmp(mode, "plain") == 0;
-    p.live = !quiet && !p.plain && isatty(STDERR_FILENO);
+    p.live = !quiet && !p.plain && can_rewrite();
     p.shown = p.live;                        /* the line of first_feedback */
     return p;
 }
@@ -250,6 +286,7 @@ int run_items(Run *r, ItemFn *fn)
             stop = r->o.errors && strcmp(r->o.errors, "fail") == 0;
         }
         show(r, &p);
+        if (p.live && !single) farewell(r, &p);
         scratch_reset(mark);
     }
     wipe(&p);

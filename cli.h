@@ -178,6 +178,8 @@ void    output_error(Output *out, const Item *item, const ItemError *e);
  * the file of --resume holds failed items. */
 bool    output_close(Output *out, bool commit);
 void    signals_start(void);
+void    signals_farewell(const char *line);  /* what SIGINT says last; for a terminal */
+bool    output_on_terminal(const Output *out);
 void    signals_progress(bool shown);        /* a line on the terminal has to be wiped first */
 bool    signals_status(void);                /* SIGUSR1 came since the last call */
 

@@ -45,6 +45,7 @@ struct Input {
     Takes          takes;
     bool           texts;                    /* operands are texts */
     int64_t        i, n_text, next_text, next_operand;
+    int64_t        n_list;                   /* how many the list has; -1: not known */
     const char    *list;                     /* --files-from or --files0-from */
     Lines          from_stdin, from_list;
     Lines         *pnm;                      /* the stream of pictures that is being read */
@@ -173,13 +174,30 @@ static void refuse_pictures(const char *cmd, const Options *o)
                         quoted(o->operand[i]));
 }
 
+/* How many pieces the list has, to say how far the run is; -1 if it cannot be read twice. */
+static int64_t count_list(const Input *in)
+{
+    char buf[1 << 16], end = in->o->files0_from ? 0 : '\n', last = end;
+    struct stat st;
+    int fd = in->from_list.fd;
+    off_t at = lseek(fd, 0, SEEK_CUR);
+    if (at < 0 || fstat(fd, &st) || !S_ISREG(st.st_mode)) return -1;
+    if (in->o->in && (!strcmp(in->o->in, "jsonl") || !strcmp(in->o->in, "pnm"))) return -1;
+    int64_t count = 0;
+    for (ssize_t n; (n = pread(fd, buf, sizeof buf, at)) > 0; at += n) {
+        for (ssize_t i = 0; i < n; i++) count += buf[i] == end;
+        last = buf[n - 1];
+    }
+    return count + (last != end);
+}
+
 Input *input_open(const char *cmd, const Options *opts, Takes takes)
 {
     Input *in = keep_bytes(sizeof *in);
     Options *o = keep_bytes(sizeof *o);
     *o = *opts;
     *in = (Input){ .cmd = cmd, .o = o, .takes = takes, .texts = takes == TAKES_TEXTS,
-                   .n_text = o->text.n };
+                   .n_text = o->text.n, .n_list = -1 };
     in->list = o->files0_from ? o->files0_from : o->files_from;
     if (o->files0_from && o->files_from)
         usage_error(cmd, "--files0-from and --files-from: one of them");
@@ -204,6 +222,7 @@ Input *input_open(const char *cmd, const Options *opts, Takes takes)
     if (none) usage_error(cmd, in->texts ? "no text given" : "no picture given ('-' reads stdin)");
     if (stdin_uses(o) > 1) usage_error(cmd, "stdin ('-') can be read only once");
     if (in->list) in->from_list = lines_open(open_list(cmd, in->list));
+    if (in->list && isatty(STDERR_FILENO)) in->n_list = count_list(in);
     return in;
 }
 
@@ -226,12 +245,15 @@ bool input_several(const Input *in)
 int64_t input_total(const Input *in)
 {
     const Options *o = in->o;
-    if (in->list || o->recursive) return -1;
+    if (o->recursive || (in->list && in->n_list < 0)) return -1;
     for (int64_t i = 0; i < o->n_operands; i++)
         if (strcmp(o->operand[i], "-") == 0 && (in->texts || o->in)) return -1;
     for (int64_t i = 0; i < in->n_text; i++)
         if (strcmp(o->text.v[i], "-") == 0) return -1;
-    return o->n_operands + in->n_text;
+    int64_t n = o->n_operands + in->n_text + (in->list ? in->n_list : 0);
+    if (o->limit >= 0 && o->limit < n - (o->skip > 0 ? o->skip : 0))
+        n = o->limit + (o->skip > 0 ? o->skip : 0);
+    return n;
 }
 
 /* === Folders ================================================================================== */

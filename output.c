@@ -154,6 +154,17 @@ static void file_finish(File *f, bool commit)
 
 /* === Signals ================================================================================== */
 
+/* The line is made in the one that is not in use: the handler may come at any time. */
+static char farewell[2][200];
+static volatile sig_atomic_t farewell_at;
+
+void signals_farewell(const char *line)
+{
+    int other = !farewell_at;
+    snprintf(farewell[other], sizeof farewell[other], "%s", line);
+    farewell_at = other;
+}
+
 static void on_signal(int sig)
 {
     if (writing) {                           /* the record first; write_all comes back here */
@@ -162,7 +173,9 @@ static void on_signal(int sig)
     }
     leave_slots();
     trace_file_drop();
+    const char *last = farewell[farewell_at];
     ssize_t n = line_shown ? write(STDERR_FILENO, "\r\033[K", 4) : 0;
+    if (sig == SIGINT && *last) n = write(STDERR_FILENO, last, strlen(last));
     (void)n;
     _exit(128 + sig);
 }
@@ -710,6 +723,8 @@ static const char *item_file(Output *out, const Item *item)
              quoted_n(item->id, item->id_len));
     return scratch_string("%s%s", item->path, out->to);
 }
+
+bool output_on_terminal(const Output *out) { return out->kind == STREAM && out->on_terminal; }
 
 bool output_skip(Output *out, const Item *item)
 {

@@ -429,6 +429,17 @@ for s in TERM:143 INT:130; do
     is "no temporary file stays" "$(ls "$T" | grep -c '\.tmp$')" 0
     is "whole records" "$(grep -vc '^{.*}$' "$T/sig")" 0
 done
+if command -v script >/dev/null; then
+    tty() { script -qec "$1" /dev/null </dev/null >"$T/out" 2>&1; code=$?; }
+    export COLUMNS=30 TERM=xterm; tty "timeout -s INT 1 $MM $FAST --progress auto -o $T/sig $P/wide.png --files-from $T/list"
+    is "progress fits the terminal" "$(tr '\r' '\n' <"$T/out" | grep captioning | sed 's/^.\[K//' | awk 'length($0) > 29')" ""
+    : >"$T/fed"; seq 30000 | sed "s|.*|$w|" >"$T/fed"
+    tty "timeout -s INT 1 $MM $FAST --files-from $T/fed -o $T/sig"
+    expect "Ctrl-C says how far it was" 124 out~'caption: [0-9]+ of 30000 done; with --resume FILE'
+    export TERM=dumb; tty "$MM $FAST --files-from $T/list --limit 300 -o $T/sig"
+    grep -q "$(printf '\033')" "$T/out" && bad "escapes on a dumb terminal" || good
+    unset COLUMNS TERM
+else skip "no script(1): progress on a terminal"; fi
 # The highest resident size that a run was seen at, in kB.
 watched() {
     "$MM" "$@" >"$T/out" 2>"$T/err" & p=$!; peak=0
