@@ -350,22 +350,13 @@ static void pool(Tensor out, Tensor x, Pool how)
         for (int k = 0; k < d; k++) y[k] /= (float)n;
 }
 
-/* A copy of ids, cut to max tokens; the last one, [SEP], stays. */
-static int cut(int *to, const int *ids, int n, int max)
-{
-    int n_cut = n < max ? n : max;
-    memcpy(to, ids, (size_t)n_cut * sizeof *to);
-    to[n_cut - 1] = ids[n - 1];
-    return n_cut;
-}
-
 Tensor sentence_forward(Sentence *s, const int *ids, int n)
 {
     Tensor out = scratch(1, s->bert->d);
     size_t mark = scratch_mark();
     int *some = scratch_bytes(mul_size((size_t)s->max_tokens, sizeof *some));
     if (n < 1) fail("input.text", NULL, "the text has no tokens");
-    n = cut(some, ids, n, s->max_tokens);
+    n = cut_ids(some, ids, n, s->max_tokens);
     pool(out, bert_forward(s->bert, some, 1, n, (BertArgs){ 0 }), s->pool);
     if (s->normalize) l2_normalize(out);
     scratch_reset(mark);

@@ -401,11 +401,10 @@ static void check_map(const CkptFiles *f, Json map)
 static const char *only_safetensors(const char *dir)
 {
     static const struct { const char *end, *remedy; } others[] = {
-#define CONVERT  "load it with transformers in Python; its save_pretrained() writes safetensors"
-#define ORIGINAL "get the model's safetensors files instead"
-        { ".bin", CONVERT }, { ".pt", CONVERT }, { ".pth", CONVERT }, { ".ckpt", CONVERT },
-        { ".pkl", CONVERT }, { ".h5", CONVERT }, { ".msgpack", CONVERT },
-        { ".gguf", ORIGINAL }, { ".onnx", ORIGINAL },
+        { ".bin", CONVERT_IT }, { ".pt", CONVERT_IT }, { ".pth", CONVERT_IT },
+        { ".ckpt", CONVERT_IT }, { ".pkl", CONVERT_IT }, { ".h5", CONVERT_IT },
+        { ".msgpack", CONVERT_IT },
+        { ".gguf", GET_SAFETENSORS }, { ".onnx", GET_SAFETENSORS },
     };
     const char *found = NULL, *other = NULL, *remedy = "download the model's safetensors files";
     int n = 0;

@@ -13,6 +13,7 @@
  *     list draw the same numbers. A single item takes the seed as it was given. */
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -320,7 +321,7 @@ static void print_trace(void *ctx, const char *name, Tensor t)
     }
     double mean = sum / (double)n, variance = squares / (double)n - mean * mean;
     fprintf(stderr, "%9.1f ms  %-52s %-20s mean % .5f  std %.5f\n", now_ms() - r->t_start, name,
-            shape_string(t), mean, __builtin_sqrt(variance > 0 ? variance : 0));
+            shape_string(t), mean, sqrt(variance > 0 ? variance : 0));
 }
 
 void trace_begin(Run *r)

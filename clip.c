@@ -190,10 +190,7 @@ Tensor clip_text(Clip *c, const int *ids, int n_items, int n)
     if (n < 1) fail("input.text", NULL, "the text has no tokens");
     int d = c->text.d, n_cut = n < c->text.max_tokens ? n : c->text.max_tokens;
     int *some = scratch_bytes(mul_size(mul_size((size_t)n_items, (size_t)n_cut), sizeof *some));
-    for (int i = 0; i < n_items; i++) {
-        memcpy(some + i * n_cut, ids + i * n, (size_t)n_cut * sizeof *some);
-        some[(i + 1) * n_cut - 1] = ids[(i + 1) * n - 1];        /* the end token stays */
-    }
+    for (int i = 0; i < n_items; i++) cut_ids(some + i * n_cut, ids + i * n, n, n_cut);
     Tensor x = flat(text_forward(&c->text, some, n_items, n_cut)), ends = scratch(n_items, d);
     for (int i = 0; i < n_items; i++) {
         int at = i * n_cut + end_of_text(&c->text, some + i * n_cut, n_cut);

@@ -55,15 +55,15 @@ const char *file_kind(const uint8_t *bytes, size_t n, const char **remedy)
 {
     static const struct { const char *magic; size_t n; const char *kind, *remedy; } kinds[] = {
 #define DOWNLOAD "download the file itself, from the model's page"
-#define CONVERT  "load it with transformers in Python; its save_pretrained() writes safetensors"
-#define ORIGINAL "take the model's safetensors files instead"
         { "version https://git-lfs", 23, "a Git LFS pointer, not the file it stands for",
           "run `git lfs pull` in the directory, or download the file itself" },
-        { "PK\3\4", 4, "a ZIP archive, as torch.save() writes", CONVERT },
-        { "\x80\2", 2, "a Python pickle", CONVERT }, { "\x80\3", 2, "a Python pickle", CONVERT },
-        { "\x80\4", 2, "a Python pickle", CONVERT }, { "\x80\5", 2, "a Python pickle", CONVERT },
-        { "GGUF", 4, "a GGUF file (llama.cpp)", ORIGINAL },
-        { "\x89HDF", 4, "an HDF5 file (TensorFlow)", ORIGINAL },
+        { "PK\3\4", 4, "a ZIP archive, as torch.save() writes", CONVERT_IT },
+        { "\x80\2", 2, "a Python pickle", CONVERT_IT },
+        { "\x80\3", 2, "a Python pickle", CONVERT_IT },
+        { "\x80\4", 2, "a Python pickle", CONVERT_IT },
+        { "\x80\5", 2, "a Python pickle", CONVERT_IT },
+        { "GGUF", 4, "a GGUF file (llama.cpp)", GET_SAFETENSORS },
+        { "\x89HDF", 4, "an HDF5 file (TensorFlow)", GET_SAFETENSORS },
         { "\x1f\x8b", 2, "a gzip archive", "unpack it with gunzip" },
     };
     for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {

@@ -108,17 +108,22 @@ static void troff(const char *s)
         else putchar(*s);
 }
 
+static void man_option(const OptionRow *row)
+{
+    char name[80];
+    option_name(name, sizeof name, row);
+    printf(".TP\n.B ");
+    troff(name + strspn(name, " "));
+    printf("\n");
+    troff(row->what);
+    printf("\n");
+}
+
 static void man_options(unsigned bits, unsigned not_bits)
 {
     for (const OptionRow *row = OPTIONS; row->name; row++) {
         if (row->kind == LATER || !(row->commands & bits) || (row->commands & not_bits)) continue;
-        char name[80];
-        option_name(name, sizeof name, row);
-        printf(".TP\n.B ");
-        troff(name + strspn(name, " "));
-        printf("\n");
-        troff(row->what);
-        printf("\n");
+        man_option(row);
     }
 }
 
@@ -270,14 +275,7 @@ void help_man(const Command *table)
     printf(".SS Options of several commands\n");
     for (const OptionRow *row = OPTIONS; row->name; row++) {
         unsigned bits = row->commands & EVERY;
-        if (row->kind == LATER || !(bits & (bits - 1))) continue;
-        char name[80];
-        option_name(name, sizeof name, row);
-        printf(".TP\n.B ");
-        troff(name + strspn(name, " "));
-        printf("\n");
-        troff(row->what);
-        printf("\n");
+        if (row->kind != LATER && (bits & (bits - 1))) man_option(row);
     }
     for (size_t i = 0; i < sizeof MANUAL / sizeof MANUAL[0]; i++) man_text(MANUAL[i]);
 }

@@ -51,6 +51,7 @@ typedef struct {
     int    crop_w, crop_h;
     double rescale_factor;
     float  mean[3], std[3];
+    bool   from_file;                /* there was a file that says it */
 } Preprocess;
 
 /* standard holds what counts for keys that are absent. Dies with EXIT_FILE for values that make no

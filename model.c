@@ -57,12 +57,10 @@ static const ModelRow MODELS[] = {
 
 static Json read_config(const char *dir)
 {
-    size_t n;
-    char *text = model_file(dir, "config.json", 16 << 20, &n);
-    if (!text)
+    Json config = json_file(dir, "config.json", 16 << 20);
+    if (!config.node)
         die(EXIT_MODEL, "%s: model_index.json is there, but no config.json: a diffusers pipeline, "
             "which this version does not run", quoted(dir));
-    Json config = json_parse(keep_string("%s/config.json", dir), text, n, 64, EXIT_FILE);
     if (!json_is(config, JSON_OBJECT))
         die(EXIT_FILE, "%s/config.json: is no JSON object", quoted(dir));
     return config;
@@ -225,12 +223,12 @@ void model_tokenizer(Model *m)
 void model_pictures(Model *m)
 {
     bool clip = strcmp(m->row->type, "clip") == 0;
-    size_t n;
-    bool there = model_file(m->dir, "preprocessor_config.json", 1 << 20, &n)
-              || model_file(m->dir, "processor_config.json", 1 << 20, &n);
-    int own = clip ? 224 : 384;
-    if (!there) own = json_int(json_get(m->config, "vision_config"), "image_size", own, 1, 16384);
-    m->pre = preprocess_load(m->dir, clip ? preprocess_clip(own) : preprocess_blip(own));
+    m->pre = preprocess_load(m->dir, clip ? preprocess_clip(224) : preprocess_blip(384));
+    if (!m->pre.from_file) {
+        Json vision = json_get(m->config, "vision_config");
+        int own = json_int(vision, "image_size", clip ? 224 : 384, 1, 16384);
+        m->pre = clip ? preprocess_clip(own) : preprocess_blip(own);
+    }
     if (!m->image_size) return;
     const Preprocess *p = &m->pre;
     bool fixed = p->crop || (p->resize && !p->shortest_edge);

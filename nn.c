@@ -299,6 +299,14 @@ static const void *table_row(Tensor table, int i)
     return (const char *)table.data + (size_t)i * (size_t)n_cols(table) * dtype_size(table.dtype);
 }
 
+int cut_ids(int *to, const int *ids, int n, int max)
+{
+    int n_cut = n < max ? n : max;
+    memcpy(to, ids, (size_t)n_cut * sizeof *to);
+    to[n_cut - 1] = ids[n - 1];
+    return n_cut;
+}
+
 /* An id beyond the table means that tokenizer and weights do not belong together: the user's to
  * mend. */
 void embed_rows(Tensor out, Tensor table, const int *ids, int n)

@@ -224,17 +224,10 @@ bool signals_status(void)
 
 typedef struct { uint32_t *len; const char **key; size_t n, size; } Set;
 
-static uint64_t hash(const char *s, size_t n)
-{
-    uint64_t h = UINT64_C(0xcbf29ce484222325);           /* FNV-1a */
-    for (size_t i = 0; i < n; i++) h = (h ^ (unsigned char)s[i]) * UINT64_C(0x100000001b3);
-    return h;
-}
-
 /* The place of the key, or the free place where it would be. */
 static size_t set_place(const Set *s, const char *key, size_t n)
 {
-    size_t at = hash(key, n) & (s->size - 1);
+    size_t at = hash_bytes(key, n, 0) & (s->size - 1);
     while (s->key[at] && (s->len[at] != n || memcmp(s->key[at], key, n)))
         at = (at + 1) & (s->size - 1);
     return at;

@@ -118,6 +118,7 @@ Preprocess preprocess_load(const char *dir, Preprocess standard)
 {
     Preprocess p = standard;
     Json config = open_config(dir), crop = json_get(config, "crop_size");
+    p.from_file = config.node != NULL;
     p.resize = json_bool(config, "do_resize", p.resize);
     p.crop = json_bool(config, "do_center_crop", p.crop);
     p.rescale = json_bool(config, "do_rescale", p.rescale);

@@ -137,6 +137,10 @@ const uint8_t *model_map(const char *dir, const char *name, size_t *n);
 /* What a file that is not what it should be is instead ("a Git LFS pointer, ..."), and what to do.
  * NULL if its first bytes do not tell; there is a remedy even then. */
 const char    *file_kind(const uint8_t *bytes, size_t n, const char **remedy);
+/* Remedies for weights of another kind: those of PyTorch and TensorFlow; those made from others. */
+#define CONVERT_IT "load it with transformers in Python; its save_pretrained() writes " \
+                   "safetensors"
+#define GET_SAFETENSORS "get the model's safetensors files instead"
 
 /* === Models in the program (builtin.c) =========================================================
  *
@@ -310,9 +314,10 @@ Linear linear_rows(Linear l, int first, int n);              /* a part of a fuse
 
 void linear(Tensor out, Tensor x, const Linear *l);          /* out = x W^T + b */
 void linear_act(Tensor out, Tensor x, const Linear *l, Act act);     /* act(x W^T + b) */
-void linear_add(Tensor out, Tensor x, const Linear *l);      /* out += x W^T + b */
+void linear_add(Tensor out, Tensor x, const Linear *l);      /* out += ..; for families to come */
 void norm(Tensor out, Tensor x, const Norm *n);              /* out may be x */
 void attention(Tensor out, Tensor x, const Attn *a, AttnArgs args);
+/* The middle of attention alone, for families to come that project otherwise. */
 void attend(Tensor out, Tensor q, Tensor k, Tensor v, const Attn *a, Tensor bias, bool causal);
 void mlp(Tensor out, Tensor x, const Mlp *m);                /* out may be x */
 void add(Tensor x, Tensor y);                                /* x += y */
@@ -322,6 +327,8 @@ Tensor as_batch(Tensor x);
 Tensor as_vector(Tensor x);                  /* [1, d] -> [d] */
 Tensor scratch_like(Tensor x, int cols);     /* the rows of x, another width */
 void embed_rows(Tensor out, Tensor table, const int *ids, int n);    /* out[i] = table[ids[i]] */
+/* The first of n ids, at most max, and of a text that is cut the last: its end token. How many. */
+int  cut_ids(int *to, const int *ids, int n, int max);
 void add_rows(Tensor x, Tensor table, int first);            /* x[i] += table[first + i] */
 void softmax_rows(Tensor x);                                 /* each row, in place */
 void l2_normalize(Tensor x);                                 /* each row: x / |x| */

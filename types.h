@@ -1,4 +1,15 @@
-/* types.h -- the few words that the kernels and the ground both speak. */
+/* types.h -- the few words that the kernels and the ground both speak: how numbers are stored, the
+ * activations, the threads.
+ *
+ *   types.h  <-  kernels/kernels.h     loops over plain float arrays; they know no tensor
+ *   types.h  <-  tensor.h              tensors, memory, files; they know no instruction set
+ *
+ * Neither of the two includes the other; nn.c, which runs the one on the other, has both. So
+ * what both must agree on stands here, and nothing else: a kernel can be read, tested and timed
+ * without the rest of mm, and the rest without a line of intrinsics.
+ *
+ * Easy to get wrong: the order of F32, F16, BF16 is part of it: kernels keep an entry for each in
+ * arrays of three, by that number. */
 #ifndef TYPES_H
 #define TYPES_H
 

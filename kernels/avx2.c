@@ -306,13 +306,6 @@ static float dot_avx2(const float *a, const float *b, int n)
     return sum8(_mm256_add_ps(_mm256_add_ps(s[0], s[1]), _mm256_add_ps(s[2], s[3])));
 }
 
-static void axpy_avx2(float *y, float s, const float *x, int n)
-{
-    for (int i = 0; i < n; i += 8)
-        store(y + i, n - i, _mm256_fmadd_ps(_mm256_set1_ps(s), part_f32(x + i, n - i),
-                                            part_f32(y + i, n - i)));
-}
-
 static void scale_avx2(float *y, float s, int n)
 {
     for (int i = 0; i < n; i += 8)
@@ -538,7 +531,7 @@ void kernels_avx2(Kernels *k)
         .few = { few_f32_avx2, few_f16_avx2, few_bf16_avx2 },
         .tile_m = TILE_M, .tile_n = TILE_N, .tile = tile_avx2,
         .pack = { pack_f32_avx2, pack_f16_avx2, pack_bf16_avx2 },
-        .dot = dot_avx2, .axpy = axpy_avx2, .scale = scale_avx2, .mix = mix_avx2,
+        .dot = dot_avx2, .scale = scale_avx2, .mix = mix_avx2,
         .add = add_avx2, .mul = mul_avx2, .max = max_avx2, .exp_sum = exp_sum_avx2,
         .layernorm = layernorm_avx2, .rmsnorm = rmsnorm_avx2,
         .act = { k->act[ACT_NONE], gelu_avx2, gelu_tanh_avx2, gelu_quick_avx2, silu_avx2,

@@ -292,13 +292,6 @@ static float dot_avx512(const float *a, const float *b, int n)
     return sum16(_mm512_add_ps(_mm512_add_ps(s[0], s[1]), _mm512_add_ps(s[2], s[3])));
 }
 
-static void axpy_avx512(float *y, float s, const float *x, int n)
-{
-    for (int i = 0; i < n; i += 16)
-        store(y + i, n - i, _mm512_fmadd_ps(_mm512_set1_ps(s), part_f32(x + i, n - i),
-                                            part_f32(y + i, n - i)));
-}
-
 static void scale_avx512(float *y, float s, int n)
 {
     for (int i = 0; i < n; i += 16)
@@ -511,7 +504,7 @@ void kernels_avx512(Kernels *k)
         .few = { few_f32_avx512, few_f16_avx512, few_bf16_avx512 },
         .tile_m = TILE_M, .tile_n = TILE_N, .tile = tile_avx512,
         .pack = { pack_f32_avx512, pack_f16_avx512, pack_bf16_avx512 },
-        .dot = dot_avx512, .axpy = axpy_avx512, .scale = scale_avx512, .mix = mix_avx512,
+        .dot = dot_avx512, .scale = scale_avx512, .mix = mix_avx512,
         .add = add_avx512, .mul = mul_avx512, .max = max_avx512, .exp_sum = exp_sum_avx512,
         .layernorm = layernorm_avx512, .rmsnorm = rmsnorm_avx512,
         .act = { k->act[ACT_NONE], gelu_avx512, gelu_tanh_avx512, gelu_quick_avx512, silu_avx512,

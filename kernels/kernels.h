@@ -75,7 +75,6 @@ typedef struct {
     void (*pack[3])(float *P, const void *W, int ldw, int nr, int k);   /* F32 F16 BF16 */
 
     float (*dot)(const float *a, const float *b, int n);
-    void  (*axpy)(float *y, float s, const float *x, int n);            /* y += s x */
     void  (*scale)(float *y, float s, int n);                           /* y *= s */
     /* y[c] += sum of p[j] V[j][c] over j < n, for c < d: a weighted sum of rows, ldv apart */
     void  (*mix)(float *y, const float *p, const float *V, int ldv, int n, int d);

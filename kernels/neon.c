@@ -279,13 +279,6 @@ static float dot_neon(const float *a, const float *b, int n)
     return vaddvq_f32(vaddq_f32(vaddq_f32(s[0], s[1]), vaddq_f32(s[2], s[3])));
 }
 
-static void axpy_neon(float *y, float s, const float *x, int n)
-{
-    for (int i = 0; i < n; i += 4)
-        store(y + i, n - i, vfmaq_f32(part_f32(y + i, n - i), vdupq_n_f32(s),
-                                      part_f32(x + i, n - i)));
-}
-
 static void scale_neon(float *y, float s, int n)
 {
     for (int i = 0; i < n; i += 4)
@@ -507,7 +500,7 @@ void kernels_neon(Kernels *k)
         .few = { few_f32_neon, few_f16_neon, few_bf16_neon },
         .tile_m = TILE_M, .tile_n = TILE_N, .tile = tile_neon,
         .pack = { pack_f32_neon, pack_f16_neon, pack_bf16_neon },
-        .dot = dot_neon, .axpy = axpy_neon, .scale = scale_neon, .mix = mix_neon,
+        .dot = dot_neon, .scale = scale_neon, .mix = mix_neon,
         .add = add_neon, .mul = mul_neon, .max = max_neon, .exp_sum = exp_sum_neon,
         .layernorm = layernorm_neon, .rmsnorm = rmsnorm_neon,
         .act = { k->act[ACT_NONE], gelu_neon, gelu_tanh_neon, gelu_quick_neon, silu_neon,

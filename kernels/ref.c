@@ -112,12 +112,6 @@ static float dot_ref(const float *a, const float *b, int n)
     return (float)sum;
 }
 
-static void axpy_ref(float *y, float s, const float *x, int n)
-{
-    for (int i = 0; i < n; i++)
-        y[i] += s * x[i];
-}
-
 static void scale_ref(float *y, float s, int n)
 {
     for (int i = 0; i < n; i++)
@@ -252,7 +246,7 @@ void kernels_ref(Kernels *k)
         .few = { few_f32_ref, few_f16_ref, few_bf16_ref },
         .tile_m = TILE_M, .tile_n = TILE_N, .tile = tile_ref,
         .pack = { pack_f32_ref, pack_f16_ref, pack_bf16_ref },
-        .dot = dot_ref, .axpy = axpy_ref, .scale = scale_ref, .mix = mix_ref,
+        .dot = dot_ref, .scale = scale_ref, .mix = mix_ref,
         .add = add_ref, .mul = mul_ref, .max = max_ref, .exp_sum = exp_sum_ref,
         .layernorm = layernorm_ref, .rmsnorm = rmsnorm_ref,
         .act = { none_ref, gelu_ref, gelu_tanh_ref, gelu_quick_ref, silu_ref, relu_ref },

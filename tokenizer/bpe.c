@@ -50,8 +50,8 @@ static uint64_t pair_of(int left, int right)
     return (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
 }
 
-/* The merge of a pair; NULL if there is none, and then *at is a free slot, *n_probes away from where
- * the pair belongs. */
+/* The merge of a pair; NULL if there is none, and then *at is a free slot, *n_probes away from
+ * where the pair belongs. */
 static Merge *find_free(const Model *m, uint64_t pair, uint32_t *at, int *n_probes)
 {
     uint64_t hash = (pair ^ pair >> 29) * 0x9E3779B97F4A7C15u;
