@@ -35,9 +35,10 @@ typedef struct {
     char **name;                             /* sorted; directories end in '/' */
     int    n, next;
     size_t path_len;                         /* of Input.walk up to and with this directory's '/' */
-    dev_t  dev;
-    ino_t  ino;
 } Folder;
+
+/* A directory that -r has been in. */
+typedef struct { dev_t dev; ino_t ino; bool used; } Place;
 
 struct Input {
     const char    *cmd;
@@ -52,6 +53,8 @@ struct Input {
     bool           pnm_over;
     Folder         folder[MAX_DEPTH];
     int            depth;
+    Place         *visited;                  /* by this operand: a hash table, grown by malloc */
+    size_t         n_visited, size_visited;
     char           walk[4096];
 };
 
@@ -263,20 +266,55 @@ static int by_bytes(const void *a, const void *b)
     return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
+/* The slot of the directory: its own, or the free one where it belongs. */
+static Place *find_place(Place *table, size_t size, dev_t dev, ino_t ino)
+{
+    uint64_t id[2] = { (uint64_t)dev, (uint64_t)ino };
+    size_t at = hash_bytes(id, sizeof id, 0) & (size - 1);
+    while (table[at].used && (table[at].dev != dev || table[at].ino != ino))
+        at = (at + 1) & (size - 1);
+    return &table[at];
+}
 
-/* Enters the directory in->walk, which gets a '/' at its end. One that we are inside of already (a
- * symbolic link upward) is passed over. False: it cannot be read. */
+/* Is it the first time that this operand leads to the directory? With a few symbolic links there
+ * are more paths than anybody could walk, and upward ones never end. */
+static bool visit(Input *in, dev_t dev, ino_t ino)
+{
+    if (!in->depth && in->n_visited) {
+        memset(in->visited, 0, in->size_visited * sizeof *in->visited);
+        in->n_visited = 0;
+    }
+    if (2 * in->n_visited >= in->size_visited) {
+        size_t size = in->size_visited ? 2 * in->size_visited : 64;
+        Place *bigger = calloc(size, sizeof *bigger);
+        if (!bigger) die(EXIT_MEMORY, "no memory for the folders in %s", quoted(in->walk));
+        for (size_t i = 0; i < in->size_visited; i++) {
+            Place *old = &in->visited[i];
+            if (old->used) *find_place(bigger, size, old->dev, old->ino) = *old;
+        }
+        free(in->visited);
+        in->visited = bigger;
+        in->size_visited = size;
+    }
+    Place *p = find_place(in->visited, in->size_visited, dev, ino);
+    if (p->used) return false;
+    *p = (Place){ dev, ino, true };
+    in->n_visited++;
+    return true;
+}
+
+/* Enters the directory in->walk, which gets a '/' at its end. One that we have been in already is
+ * passed over. False: it cannot be read. */
 static bool enter_folder(Input *in)
 {
     struct stat st;
     size_t len = strlen(in->walk);
     if (in->depth == MAX_DEPTH || len + 2 > sizeof in->walk || stat(in->walk, &st)) return false;
-    for (int k = 0; k < in->depth; k++)
-        if (in->folder[k].dev == st.st_dev && in->folder[k].ino == st.st_ino) return true;
+    if (!visit(in, st.st_dev, st.st_ino)) return true;
     DIR *d = opendir(in->walk);
     if (!d) return false;
     if (in->walk[len - 1] != '/') in->walk[len++] = '/';
-    Folder f = { .path_len = len, .dev = st.st_dev, .ino = st.st_ino };
+    Folder f = { .path_len = len };
     int cap = 0;
     for (struct dirent *e; (e = readdir(d)); ) {
         if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..")) continue;

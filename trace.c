@@ -22,7 +22,7 @@ typedef struct Seen { struct Seen *next; int n; char name[]; } Seen;
 
 static TraceFn *sink;
 static void    *sink_ctx;
-static Seen    *seen;
+static Seen    *seen[1024];          /* by hash: a large model has thousands of names */
 
 bool tracing(void) { return sink != NULL; }
 
@@ -30,18 +30,19 @@ void trace_to(TraceFn *fn, void *ctx)
 {
     sink = fn;
     sink_ctx = ctx;
-    seen = NULL;
+    memset(seen, 0, sizeof seen);
 }
 
 /* How often the name has come before. */
 static int times_seen(const char *name)
 {
-    for (Seen *s = seen; s; s = s->next)
+    Seen **first = &seen[hash_bytes(name, strlen(name), 0) % (sizeof seen / sizeof *seen)];
+    for (Seen *s = *first; s; s = s->next)
         if (strcmp(s->name, name) == 0) return ++s->n;
     Seen *s = keep_bytes(sizeof *s + strlen(name) + 1);
     memcpy(s->name, name, strlen(name) + 1);
-    s->next = seen;
-    seen = s;
+    s->next = *first;
+    *first = s;
     return 0;
 }
 

@@ -83,6 +83,12 @@ MM_SEED=x run caption $CAP x; expect "MM_SEED" 2 err="MM_SEED x"
 run caption -m nowhere/nothing x; expect "all messages name the command" 3 err="mm: caption: nowhere/nothing: "
 run caption -m $P/wide.png x; expect "a picture as the model" 4 err="mm: caption: $P/wide.png: is a picture (PNG)"
 run info nosuch.jpg; expect "info of no picture" 5 err="mm: info: nosuch.jpg: no such file"
+# Twenty folders, each with a link to all others: there are more paths than can be walked.
+for i in $(seq 20); do mkdir -p "$T/web/$i"; done
+for i in $(seq 20); do for k in $(seq 20); do ln -s "../$k" "$T/web/$i/to$k"; done; done
+cp $P/wide.png "$T/web/7/"
+code=0; timeout 20 "$MM" caption $CAP -r "$T/web" "$T/web/7" >"$T/out" 2>"$T/err" || code=$?
+expect "-r of linked folders" 0 lines=2
 run caption $CAP -r "$T/nosuch"; expect "-r of nothing" 5 err="No such file"
 run caption $CAP "$T/$(printf 'a\342\200\256b')"; expect "U+202E" 5 err='a\xe2\x80\xaeb'
 printf 'RIFF\044\0\0\0WEBPVP8 ' >"$T/x.webp"

@@ -212,6 +212,13 @@ static void test_tensors(void)
     check(strcmp(last_name, "layer.3.1") == 0, "trace: the second call of a name");
     trace(t, "layer.%d", 4);
     check(strcmp(last_name, "layer.4") == 0, "trace: another name");
+    bool counted = true;
+    for (int round = 0; round < 2; round++)
+        for (int i = 0; i < 5000; i++) {
+            trace(t, "many.%d", i);
+            counted &= !strcmp(last_name, scratch_string(round ? "many.%d.1" : "many.%d", i));
+        }
+    check(counted, "trace: five thousand names, twice");
     trace_map(t, 2, 3, "map");
     check(last.ndim == 4 && last.dim[1] == 4 && last.dim[2] == 2 && last.dim[3] == 3,
           "trace_map: PyTorch's shape");
