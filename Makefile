@@ -88,7 +88,7 @@ $(BUILD)/fuzz/%: $(BUILD)/test/fuzz/%.o $(OBJ)
 	@mkdir -p $(dir $@)
 	$(CC) $(LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
 fuzz:
-	@$(MAKE) --no-print-directory CC=clang BUILD=build-fuzz OPT='-O1 -g' fuzzers \
+	@$(MAKE) --no-print-directory CC=clang BUILD=build-fuzz OPT='-O1 -g -DFUZZING=1' fuzzers \
 	    SANITIZE='-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined'
 fuzz-run: fuzz
 	@SECONDS_EACH=$(FUZZ_SECONDS) test/fuzz/run.sh build-fuzz
