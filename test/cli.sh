@@ -427,10 +427,12 @@ seq -f "$T/many/%.0f.png" $N | while read -r f; do echo "$f"; done >"$T/list"
 seq $N | (cd "$T/many" && while read -r i; do ln -s "$w" "$i.png"; done)
 printf '%s\n' "$T/torn.png" "$T/text.jpg" "$T/empty.jpg" "$D" >>"$T/list"
 FAST="caption $CAP --max-tokens 1 -t 1"
+for i in $(seq 50); do cat "$T/list"; done >"$T/long"      # not over before the signal comes
 for s in TERM:143 INT:130; do
     # set -m: a background job of a script ignores SIGINT otherwise
-    set -m; "$MM" $FAST --json --files-from "$T/list" -o "$T/sig" >"$T/out" 2>"$T/err" & p=$!; set +m
-    sleep 0.4; kill -${s%:*} $p; wait $p 2>/dev/null; code=$?
+    set -m; "$MM" $FAST --json --files-from "$T/long" -o "$T/sig" >"$T/out" 2>"$T/err" & p=$!; set +m
+    for i in $(seq 100); do cat "$T"/sig.*.tmp 2>/dev/null | grep -q . && break; sleep 0.05; done
+    kill -${s%:*} $p; wait $p 2>/dev/null; code=$?
     expect "SIG${s%:*}" ${s#*:}
     is "no temporary file stays" "$(ls "$T" | grep -c '\.tmp$')" 0
     is "whole records" "$(grep -vc '^{.*}$' "$T/sig")" 0
