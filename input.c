@@ -555,11 +555,12 @@ static void open_columns(Input *in, Item *item)
     }
 }
 
-/* Is there something to read now? Files always have it; at their end read() tells. */
-static bool more_waits(int fd)
+/* Does more come at once? A writer has to be woken first. Files: always; read() tells the end. */
+static bool more_comes(int fd)
 {
+    enum { PATIENCE = 20 };                              /* milliseconds */
     struct pollfd p = { .fd = fd, .events = POLLIN };
-    return poll(&p, 1, 0) == 1;
+    return poll(&p, 1, PATIENCE) == 1;
 }
 
 /* The next picture of a stream of PNMs. Where a text picture ends is found by reading it from its
@@ -574,7 +575,8 @@ static void open_pnm(Input *in, Item *item)
     for (bool last = false;;) {
         const uint8_t *bytes = (const uint8_t *)l->buf + l->first;
         size_t have = l->n - l->first, n = 0;
-        if (last || have / 2 >= tried || !more_waits(l->fd)) {
+        bool text = have > 1 && bytes[1] <= '3';
+        if (last || !text || have / 2 >= tried || !more_comes(l->fd)) {
             n = image_pnm_length("-", bytes, have, io);
             tried = have;
         }
