@@ -94,6 +94,20 @@ class Captions:
         return texts, sure
 
 
+def confidence(captions, scenes_sure, folder):
+    """How far the mean word probability tells photographs from scenes."""
+    files = [os.path.join(folder, f) for f in sorted(os.listdir(folder))]
+    texts, sure = captions(Image.open(f).convert("RGB") for f in files)
+    for f, text, s in zip(files, texts, sure):
+        print(f"{s:.3f} {os.path.basename(f)}: {text}")
+    lines = [f"Mean word probability of {len(scenes_sure)} scenes and {len(files)} photographs:"]
+    for limit in (.99, .97, .95, .9, .8):
+        scenes, photos = (sum(s < limit for s in x) / len(x) for x in (scenes_sure, sure))
+        lines.append(f"below {limit}: {100 * scenes:.1f} % of the scenes, "
+                     f"{100 * photos:.1f} % of the photographs")
+    return "\n- ".join(lines)
+
+
 def grouped(items, n=BATCH):
     group = []
     for item in items:
@@ -192,11 +206,13 @@ def make_scenes(world, count, aspect=None):
     return scenes
 
 
-def evaluate_captions(world, scenes, wide, folder):
+def evaluate_captions(world, scenes, wide, folder, photos):
     captions = Captions(folder)
-    rows, robust = {}, {}
+    rows, robust, sure = {}, {}, []
     for name, group in scenes.items():
-        rows[name] = score(group, captions(draw_all(world, group))[0])
+        texts, probabilities = captions(draw_all(world, group))
+        rows[name] = score(group, texts)
+        sure += probabilities
     for name in ("one thing", "two things", "three things"):
         for how, draw in ROBUST.items():
             group = (wide if "x" in how else scenes)[name]
@@ -213,10 +229,11 @@ recall: per thing; false: false mentions per mention; order: relation and order 
 count: the number right where the thing is named.
 
 """ + table(rows, columns) + "\n\nHarder pictures of such scenes:\n\n"
-            + table(robust, ["named", "clean", "false", "background"]))
+            + table(robust, ["named", "clean", "false", "background"])
+            + (photos and "\n\n" + confidence(captions, sure, photos)))
 
 
-def evaluate_zero_shot(world, scenes, wide, folder):
+def evaluate_zero_shot(world, scenes, wide, folder, _):
     model = ZeroShot(folder)
     one = scenes["one thing"]
     rows = {}
@@ -252,6 +269,7 @@ def main():
     parser.add_argument("--models", default=HERE,
                         help="where tiny-caption and tiny-clip are (%(default)s)")
     parser.add_argument("--scenes", type=int, default=500, help="per row (%(default)s)")
+    parser.add_argument("--photos", default="", help="a folder of photographs, for the confidence")
     parser.add_argument("--write", action="store_true", help="put the tables into the model cards")
     args = parser.parse_args()
     torch.set_num_threads(2)
@@ -260,7 +278,7 @@ def main():
     for name, evaluate in (("tiny-caption", evaluate_captions), ("tiny-clip", evaluate_zero_shot)):
         folder = os.path.join(args.models, name)
         if os.path.isdir(folder):
-            text = evaluate(world, scenes, wide, folder)
+            text = evaluate(world, scenes, wide, folder, args.photos)
             print(f"\n{name}\n\n{text}", flush=True)
             if args.write:
                 write_card(folder, text)

@@ -60,8 +60,8 @@ class Stage:
 STAGES = {
     "tower": Stage(96_000, 16, {"": 2e-3}, mosaics=.5),
     "decoder": Stage(32_000, 32, {"": 2e-3}),
-    "caption": Stage(400_000, 16, {"blip.vision": 6e-4, "heads": 6e-4, "": 1e-3}),
-    "clip": Stage(400_000, 32, {"clip.vision": 8e-4, "heads": 8e-4, "": 2e-3}),
+    "caption": Stage(128_000, 16, {"blip.vision": 6e-4, "heads": 6e-4, "": 1e-3}),
+    "clip": Stage(72_000, 24, {"clip.vision": 8e-4, "heads": 8e-4, "": 2e-3}),
 }
 
 
