@@ -113,8 +113,9 @@ class PatchHeads(nn.Module):
             "things": 2. * F.binary_cross_entropy_with_logits(things, batch["things"]),
             "background": .3 * F.cross_entropy(background, batch["background"]),
         }
-        known = (batch["thing"] >= 0) & (batch["thing"] < N)
-        right = (thing.argmax(2) == batch["thing"])[known].float().mean().item()
+        some = batch["thing"][:4]                                # argmax is slow: a few will do
+        known = (some >= 0) & (some < N)
+        right = (thing[:4].argmax(2) == some)[known].float().mean().item()
         return sum(parts.values()), {**{k: v.item() for k, v in parts.items()}, "patches": right}
 
 
