@@ -31,6 +31,7 @@ INIT_STD, POSITION_SIZE = .06, 1.4
 N = len(CONCEPTS)
 MEAN, STD = .5, .5                          # of the pixels, in both preprocessor_config.json
 FAR = 64.                                   # see to_clip()
+POOL, REUSE = 2048, 4                       # see Pool
 
 
 def sines():
@@ -139,12 +140,33 @@ class Tower(nn.Module):
         return self.heads.loss(self.tokens(batch["pixels"]), batch)
 
 
+class Pool:
+    """The last POOL pictures as the frozen tower sees them, to be read several times: for the decoder
+    alone, the picture and the tower are most of the time of a step."""
+
+    def __init__(self):
+        self.tokens = torch.empty(POOL, 1 + GRID * GRID, WIDTH)
+        self.ids = torch.full((POOL, TEXT_LENGTH), PAD)
+        self.n = 0                                               # ever put in
+
+    def exchange(self, tokens, ids):
+        """Puts in a few pictures and takes out REUSE times as many, at random."""
+        at = torch.arange(self.n, self.n + len(ids)) % POOL
+        self.n += len(ids)
+        self.tokens[at] = tokens.float()
+        self.ids[at] = F.pad(ids, (0, TEXT_LENGTH - ids.shape[1]), value=PAD)
+        take = torch.randint(min(self.n, POOL), (REUSE * len(ids),))
+        ids = self.ids[take]
+        return self.tokens[take], ids[:, :int((ids != PAD).sum(1).max())]
+
+
 class Captioner(nn.Module):
     """frozen: the tower only gives features, and the decoder learns to read them."""
 
     def __init__(self, frozen=False):
         super().__init__()
         self.blip, self.heads, self.frozen = blip(), PatchHeads(), frozen
+        self.pool = Pool() if frozen else None
 
     def take_tower(self, state):
         self.blip.vision_model.load_state_dict(sub_state(state, "vision."))
@@ -164,6 +186,8 @@ class Captioner(nn.Module):
     def loss(self, batch):
         tokens = self.tokens(batch["pixels"])
         ids = batch["ids"]                                       # [DEC] a dog ... [SEP] [PAD]
+        if self.frozen:
+            tokens, ids = self.pool.exchange(tokens, ids)
         scores = self.scores(ids[:, :-1], tokens)
         target = torch.where(ids[:, 1:] == PAD, -1, ids[:, 1:])
         words = cross_entropy(scores.float(), target)

@@ -52,15 +52,16 @@ SAVE_EVERY, LOG_EVERY = 150, 20            # seconds
 @dataclass
 class Stage:
     pictures: int                   # drawn and learnt from, in all
-    shard: int                      # pictures of one shard; a step has SHARDS of them
+    shard: int                      # pictures of one shard; a step has SHARDS of them. The decoder
+                                    # reads each REUSE times
     rates: dict                     # learning rate by the beginning of a parameter's name; "": rest
     mosaics: float = 0              # until this part of the steps all are mosaics, then a quarter
 
 
 STAGES = {
     "tower": Stage(96_000, 16, {"": 2e-3}, mosaics=.5),
-    "decoder": Stage(32_000, 32, {"": 2e-3}),
-    "caption": Stage(96_000, 16, {"blip.vision": 6e-4, "heads": 6e-4, "": 1e-3}),
+    "decoder": Stage(56_000, 8, {"": 2e-3}),
+    "caption": Stage(48_000, 16, {"blip.vision": 6e-4, "heads": 6e-4, "": 1e-3}),
     "clip": Stage(72_000, 24, {"clip.vision": 8e-4, "heads": 8e-4, "": 2e-3}),
 }
 
