@@ -107,8 +107,8 @@ class PatchHeads(nn.Module):
         place = torch.arange(GRID).expand(len(tokens), GRID, GRID)
         parts = {
             "thing": cross_entropy(thing, batch["thing"], weight),
-            "rank": .3 * cross_entropy(rank, batch["rank"]),
-            "count": .3 * cross_entropy(count, batch["count"]),
+            "rank": cross_entropy(rank, batch["rank"]),
+            "count": cross_entropy(count, batch["count"]),
             "place": .1 * (cross_entropy(row, place.mT.flatten(1))
                            + cross_entropy(column, place.flatten(1))),
             "things": 2. * F.binary_cross_entropy_with_logits(things, batch["things"]),
@@ -141,8 +141,8 @@ class Tower(nn.Module):
 
 
 class Pool:
-    """The last POOL pictures as the frozen tower sees them, to be read several times: for the decoder
-    alone, the picture and the tower are most of the time of a step."""
+    """The last POOL pictures as the frozen tower sees them, to be read several times: for the
+    decoder alone, the picture and the tower are most of the time of a step."""
 
     def __init__(self):
         self.tokens = torch.empty(POOL, 1 + GRID * GRID, WIDTH)

@@ -60,8 +60,8 @@ class Stage:
 
 STAGES = {
     "tower": Stage(96_000, 16, {"": 2e-3}, mosaics=.5),
-    "decoder": Stage(56_000, 8, {"": 2e-3}),
-    "caption": Stage(48_000, 16, {"blip.vision": 6e-4, "heads": 6e-4, "": 1e-3}),
+    "decoder": Stage(32_000, 8, {"": 2e-3}),
+    "caption": Stage(72_000, 16, {"blip.vision": 7e-4, "heads": 7e-4, "": 1e-3}),
     "clip": Stage(72_000, 24, {"clip.vision": 8e-4, "heads": 8e-4, "": 2e-3}),
 }
 
@@ -211,7 +211,7 @@ def work(rank, name, args, batches, team, deadline, wanted):
             group["lr"] = group["rate"] * schedule(step, steps)
         adam.step()
         adam.zero_grad(set_to_none=False)
-        if rank == 0 and (step + 1) % max(100, steps // 25) == 0:
+        if rank == 0 and (step + 1) % max(250, steps // 10) == 0:
             log.line(f"step {step + 1} held-out: {watch.quick(model, batches, args.device)}")
         if rank == 0 and (stop or time.time() - last_save > SAVE_EVERY):
             save(step + 1)
