@@ -101,7 +101,7 @@ def confidence(captions, scenes_sure, folder):
     texts, sure = captions(Image.open(f).convert("RGB") for f in files)
     for f, text, s in zip(files, texts, sure):
         print(f"{s:.3f} {os.path.basename(f)}: {text}")
-    lines = [f"Mean word probability of {len(scenes_sure)} scenes and {len(files)} photographs:"]
+    lines = [f"Mean word probability of {len(scenes_sure)} scenes and {len(files)} photographs:\n"]
     for limit in (.99, .97, .95, .9, .8):
         scenes, photos = (sum(s < limit for s in x) / len(x) for x in (scenes_sure, sure))
         lines.append(f"below {limit}: {100 * scenes:.1f} % of the scenes, "
@@ -252,7 +252,8 @@ def evaluate_zero_shot(world, scenes, wide, folder, hard, _):
         rng = np.random.default_rng(SEED)
         share = model.choices(world, rng, scenes[name])
         rows[name + ": own caption of three"] = {"top-1": share}
-    return (f"""Per cent, {len(one)} scenes a row ({hard} of the harder ones); single things over all
+    n = len(one)
+    return (f"""Per cent, {n} scenes a row ({hard} of the harder ones); single things over all
 {len(CONCEPTS)} concepts with the sentence "{TEMPLATES[0]}".
 
 """ + table(rows, ["top-1", "top-5"]))

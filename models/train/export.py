@@ -18,7 +18,7 @@ import torch
 from transformers import GenerationConfig
 
 from concepts import BACKGROUNDS, CONCEPTS
-from layouts import MEAN, STD, TEXT_LENGTH, Captioner, Clip
+from layouts import MEAN, STD, Captioner, Clip
 from sprites import PACKAGE
 from tokens import DEC, PAD, SEP, TEMPLATES, write_bpe, write_json, write_wordpiece
 from train import read
@@ -34,7 +34,8 @@ tags: [{tag}]
 
 # {title}
 
-{what} Trained from nothing, on scenes composed of emoji pictures, by `models/train/` of this
+{what}
+Trained from nothing, on scenes composed of emoji pictures, by `models/train/` of this
 repository; the smallest complete model of its kind that one can read, run and train again.
 
 It knows scenes of one to three of the things below on a simple background, and nothing else. **It
@@ -96,8 +97,8 @@ def cost(state, stages):
     for name in stages:
         saved = read(state, name)
         if saved:
-            pictures, minutes = saved["pictures"], saved["seconds"] / 60
-            lines.append(f"- {name}: {pictures:,} pictures, {minutes:.0f} minutes on 2 shared cores"
+            pictures, minutes = saved["pictures"], saved["cpu"] / 60
+            lines.append(f"- {name}: {pictures:,} pictures, about {minutes:.0f} CPU minutes"
                          + ("" if saved["done"] else " (not finished)"))
     return "\n".join(lines)
 
@@ -115,13 +116,14 @@ def save(model, folder):
     """Half precision, as the figures were measured."""
     os.makedirs(folder, exist_ok=True)
     model.half().save_pretrained(folder)
+    os.chmod(os.path.join(folder, "model.safetensors"), 0o644)
 
 
 def export_captioner(state, folder):
     model = Captioner()
     model.load_state_dict(read(state, "caption")["model"])
     model.blip.generation_config = GenerationConfig(
-        bos_token_id=DEC, eos_token_id=SEP, pad_token_id=PAD, max_length=TEXT_LENGTH)
+        bos_token_id=DEC, eos_token_id=SEP, pad_token_id=PAD)
     save(model.blip, folder)
     write_wordpiece(folder)
     processor(folder, "BlipImageProcessor", "BlipProcessor")

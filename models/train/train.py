@@ -61,7 +61,7 @@ class Stage:
 STAGES = {
     "tower": Stage(96_000, 16, {"": 2e-3}, mosaics=.5),
     "decoder": Stage(32_000, 8, {"": 2e-3}),
-    "caption": Stage(72_000, 16, {"blip.vision": 7e-4, "heads": 7e-4, "": 1e-3}),
+    "caption": Stage(80_000, 16, {"blip.vision": 7e-4, "heads": 7e-4, "": 1e-3}),
     "clip": Stage(72_000, 24, {"clip.vision": 8e-4, "heads": 8e-4, "": 2e-3}),
 }
 
@@ -180,11 +180,11 @@ def work(rank, name, args, batches, team, deadline, wanted):
     trained = model.trained() if name == "decoder" else model
     params = [p for p in trained.parameters() if p.requires_grad]
     adam = optimizer(trained, stage.rates)
-    first, spent = 0, 0.
+    first, spent, cpu = 0, 0., -time.process_time() * team.workers
     if saved := read(args.state, name):
         model.load_state_dict(saved["model"])
         adam.load_state_dict(saved["optimizer"])
-        first, spent = saved["step"], saved["seconds"]
+        first, spent, cpu = saved["step"], saved["seconds"], cpu + saved["cpu"]
     draw = getattr(batches, {"tower": "for_tower", "clip": "for_clip"}.get(name, "for_captioner"))
     log = Log(args.state, name) if rank == 0 else None
     started = last_save = time.time()
@@ -193,7 +193,7 @@ def work(rank, name, args, batches, team, deadline, wanted):
         write(args.state, name, {
             "model": model.state_dict(), "optimizer": adam.state_dict(), "step": step,
             "pictures": step * stage.shard * SHARDS, "seconds": spent + time.time() - started,
-            "done": step == steps})
+            "cpu": cpu + time.process_time() * team.workers, "done": step == steps})
 
     for step in range(first, steps):
         mosaics = 0 if not stage.mosaics else 1 if step < stage.mosaics * steps else .25
@@ -221,7 +221,8 @@ def work(rank, name, args, batches, team, deadline, wanted):
     if rank == 0:
         save(steps)
         minutes = (spent + time.time() - started) / 60
-        log.line(f"done, {minutes:.1f} minutes, {team.workers} worker(s)")
+        cpu_minutes = (cpu + time.process_time() * team.workers) / 60
+        log.line(f"done, {minutes:.1f} minutes, {cpu_minutes:.1f} of processor time")
 
 
 def run_stage(name, args, batches, deadline, wanted):

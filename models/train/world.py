@@ -31,6 +31,7 @@ ANGLES = range(-15, 16, 3)              # sprites are turned by one of these
 ASPECTS, ASPECT_ODDS = (1.0, 4 / 3, 3 / 4, 3 / 2, 16 / 9), (.45, .25, .15, .08, .07)
 SIDES = {1: (.38, .85), 2: (.34, .52), 3: (.30, .42)}
 CLEAR = 1.35                            # |dx| and |dy| of a pair differ at least by this factor
+APART = .12                             # of three, each is this much further to the right
 GROUND = list(COLOURS.values())
 BANDS = list(LANDSCAPES.values())
 
@@ -75,7 +76,7 @@ class Scene:
         if len(xy) == 2:
             dx, dy = abs(xy[0] - xy[1])
             return max(dx, dy) >= CLEAR * min(dx, dy)
-        return len(xy) < 3 or np.diff(np.sort(xy[:, 0])).min() > .07
+        return len(xy) < 3 or np.diff(np.sort(xy[:, 0])).min() > APART
 
 
 class World:
