@@ -72,7 +72,7 @@ static Ids prompt_ids(const Run *r, const Captioner *c, const char *prompt)
 
 /* How sure the small captioner was of its words: their mean probability. Where it is lower than
  * UNSURE the picture is hardly one of its own; how often that is right: its README.md. */
-#define UNSURE 0.9f
+#define UNSURE 0.95f
 
 static void put_confidence(Result *res, const Generated *g)
 {

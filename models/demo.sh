@@ -6,7 +6,7 @@ run() { printf '\n$ %s\n' "$1"; eval "$1"; }
 run './mm caption models/demo/*.png'
 run './mm classify models/demo/one.png'
 run "./mm classify --label-template '{}' models/demo/two.png --labels \\
-    'a penguin to the left of an umbrella,an umbrella to the left of a penguin,two penguins'"
+    'a penguin and an umbrella in the snow,a castle in a meadow,two rockets at night'"
 run './mm info builtin:caption'
 cat <<'END'
 
