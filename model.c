@@ -71,7 +71,7 @@ static _Noreturn void unknown_model(const Model *m, const char *type)
     char known[300] = "";
     size_t n = 0;
     for (const ModelRow *row = MODELS; row->type; row++)
-        if (!type || strcmp(row->type, type) == 0)
+        if ((!type || strcmp(row->type, type) == 0) && n < sizeof known)
             n += (size_t)snprintf(known + n, sizeof known - n, "%s%s", n ? ", " : "", row->arch);
     if (type && n)
         die(EXIT_MODEL, "%s/config.json: key architectures is %s, which mm does not run\n"
