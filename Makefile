@@ -16,14 +16,10 @@ LDLIBS  += -lm -lpthread
 Q   = $(if $(V),,@)
 SAY = @$(if $(V),:,echo)
 
-KERNELS  = kernels/kernels.c kernels/matmul.c kernels/attention.c kernels/ref.c
-ifneq (,$(filter x86_64 amd64,$(ARCH)))
-KERNELS += kernels/avx2.c kernels/avx512.c
-endif
-ifneq (,$(filter aarch64 arm64,$(ARCH)))
-KERNELS += kernels/neon.c
-endif
-LIB  = $(filter-out mm.c,$(wildcard *.c)) $(KERNELS) $(wildcard tokenizer/*.c)
+# Of the kernels those for this architecture: kernels/OPERATION_INSTRUCTIONS.c.
+X86  = $(if $(filter x86_64 amd64,$(ARCH)),,%_avx2.c %_avx512.c %_avx512vnni.c %_avx512bf16.c)
+ARM  = $(if $(filter aarch64 arm64,$(ARCH)),,%_neon.c %_neondot.c %_neoni8mm.c %_neonbf16.c)
+LIB  = $(filter-out mm.c $(X86) $(ARM),$(wildcard *.c kernels/*.c tokenizer/*.c))
 OBJ  = $(LIB:%.c=$(BUILD)/%.o)
 
 all: $(BUILD)/mm mm
@@ -41,8 +37,14 @@ $(BUILD)/%.o: %.c $(wildcard *.h */*.h) Makefile
 	$(Q)$(CC) $(CFLAGS) $(ISA) -c -o $@ $<
 
 # One line of flags per instruction set; the rest is built for the baseline of the architecture.
-$(BUILD)/kernels/avx2.o:   ISA = -mavx2 -mfma -mf16c
-$(BUILD)/kernels/avx512.o: ISA = -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c
+AVX512 = -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c
+$(BUILD)/kernels/%_avx2.o:       ISA = -mavx2 -mfma -mf16c
+$(BUILD)/kernels/%_avx512.o:     ISA = $(AVX512)
+$(BUILD)/kernels/%_avx512vnni.o: ISA = $(AVX512) -mavx512vnni
+$(BUILD)/kernels/%_avx512bf16.o: ISA = $(AVX512) -mavx512vnni -mavx512bf16
+$(BUILD)/kernels/%_neondot.o:    ISA = -march=armv8.2-a+dotprod
+$(BUILD)/kernels/%_neoni8mm.o:   ISA = -march=armv8.2-a+dotprod+i8mm
+$(BUILD)/kernels/%_neonbf16.o:   ISA = -march=armv8.2-a+dotprod+bf16
 # Damaged pictures make stb_image's sums wrap and its bit reader shift too far: defined, or harmless.
 $(BUILD)/stb_image.o: ISA = -fwrapv $(if $(SANITIZE),-fno-sanitize=shift)
 

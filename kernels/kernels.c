@@ -1,6 +1,6 @@
 /* kernels.c -- which instructions this CPU has, and the table filled accordingly.
  *
- * A level is a row of LEVELS[]: a name, a question to the CPU, and a function that overwrites the
+ * A level is a row of LEVELS[]: a name, a question to the CPU, and functions that overwrite the
  * slots it does better. Rows are tried from the first to the last, so each level stands on those
  * before it and none needs to be complete.
  *
@@ -60,16 +60,16 @@ static bool has_neon(void) { return getauxval(AT_HWCAP) & HWCAP_ASIMD; }
 typedef struct {
     const char *name;
     bool      (*has)(void);
-    void      (*fill)(Kernels *k);
+    void      (*fill[4])(Kernels *k);           /* its files; NULL ends the list */
 } Level;
 
 static const Level LEVELS[] = {
-    { "ref", always, kernels_ref },
+    { "ref", always, { kernels_ref } },
 #if defined(__x86_64__)
-    { "avx2", has_avx2, kernels_avx2 },
-    { "avx512", has_avx512, kernels_avx512 },
+    { "avx2", has_avx2, { gemm_avx2, vector_avx2 } },
+    { "avx512", has_avx512, { gemm_avx512, vector_avx512 } },
 #elif defined(__aarch64__)
-    { "neon", has_neon, kernels_neon },
+    { "neon", has_neon, { gemm_neon, vector_neon } },
 #endif
 };
 enum { N_LEVELS = sizeof LEVELS / sizeof *LEVELS };
@@ -85,7 +85,8 @@ bool kernels_init(const char *cap)
     }
     if (cap && *cap && strcmp(cap, LEVELS[best].name)) return false;
     for (int i = 0; i <= best; i++)
-        LEVELS[i].fill(&kernel);
+        for (int f = 0; f < 4 && LEVELS[i].fill[f]; f++)
+            LEVELS[i].fill[f](&kernel);
     level = best;
     return true;
 }

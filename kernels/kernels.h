@@ -12,8 +12,8 @@
  * Every output element is summed by one thread in an order that depends on the sizes of one item
  * only: not on the thread count, not on how many items are computed together.
  *
- * A new level: kernels/NAME.c with any subset of the slots; its prototype here; its row in LEVELS[]
- * (kernels.c); its flags line in the Makefile. A new slot: contract here, definition in ref.c, a
+ * A new level: files gemm_NAME.c, vector_NAME.c, ... with any subset of the slots; their prototypes
+ * here; its row in LEVELS[] (kernels.c); its flags line in the Makefile. A new slot: contract here, definition in ref.c, a
  * row in test/kernels.c; faster versions when a profile asks for them. */
 #ifndef KERNELS_H
 #define KERNELS_H
@@ -99,10 +99,14 @@ bool        kernels_init(const char *cap);
 const char *kernels_level(void);             /* the level in force */
 const char *kernels_available(void);         /* "ref avx2 avx512" */
 
+/* What each level overwrites, a file each. */
 void kernels_ref(Kernels *k);
-void kernels_avx2(Kernels *k);
-void kernels_avx512(Kernels *k);
-void kernels_neon(Kernels *k);
+void gemm_avx2(Kernels *k);
+void gemm_avx512(Kernels *k);
+void gemm_neon(Kernels *k);
+void vector_avx2(Kernels *k);
+void vector_avx512(Kernels *k);
+void vector_neon(Kernels *k);
 
 /* Conversions of single values, exact (f16 and bf16 to f32). */
 float f16_to_f32(uint16_t h);

@@ -1,8 +1,8 @@
 /* ref.c -- every kernel in plain C: the definition that the fast ones are held against, and what
  * runs on a CPU that has none of them.
  *
- * One function per slot of the table, in the order of the table. avx2.c, avx512.c and neon.c have
- * the same functions in the same order: read a function here, then there.
+ * One function per slot of the table, in the order of the table. gemm_avx2.c, vector_avx2.c and so
+ * on have the same functions in the same order: read a function here, then there.
  *
  * Sums of long rows are kept in double, not for speed but so that a definition is better than what
  * it defines. The tile is the exception: it is what the whole program runs on where there is

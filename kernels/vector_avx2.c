@@ -1,0 +1,267 @@
+/* vector_avx2.c -- rows of numbers with AVX2: registers of 8 floats: the steps of
+ * attention, norms, activations, conversion.
+ *
+ * Most of them read and write each number once or twice: what bounds them is the memory, or the
+ * first-level cache where a driver has just put the row there. exp, erf and the activations are
+ * polynomials fitted for this file (minimax on the stated interval); the errors are measured over
+ * all floats by test/kernels.c and bounded there.
+ *
+ * Easy to get wrong: max(x, y) is y if one is not a number; with the bound first, NaN passes. */
+#include "avx2.h"
+
+#include <math.h>
+
+/* === Vectors ================================================================================== */
+
+static float dot_avx2(const float *a, const float *b, int n)
+{
+    __m256 s[4] = { _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(),
+                    _mm256_setzero_ps() };
+    int i = 0;
+    for (; i + 32 <= n; i += 32)
+        for (int v = 0; v < 4; v++)
+            s[v] = _mm256_fmadd_ps(load_f32(a + i + 8 * v), load_f32(b + i + 8 * v), s[v]);
+    for (; i < n; i += 8)
+        s[0] = _mm256_fmadd_ps(part_f32(a + i, n - i), part_f32(b + i, n - i), s[0]);
+    return sum8(_mm256_add_ps(_mm256_add_ps(s[0], s[1]), _mm256_add_ps(s[2], s[3])));
+}
+
+static void scale_avx2(float *y, float s, int n)
+{
+    for (int i = 0; i < n; i += 8)
+        store(y + i, n - i, _mm256_mul_ps(_mm256_set1_ps(s), part_f32(y + i, n - i)));
+}
+
+/* 8 N columns of a weighted sum of rows; two sums for each, so that none waits for the other. */
+INLINE void mix_part(float *y, const float *p, const float *V, int ldv, int n, int last,
+                     const int N)
+{
+    __m256 s[2][4], v;
+    UNROLL
+    for (int c = 0; c < N; c++)
+        s[0][c] = s[1][c] = _mm256_setzero_ps();
+    int j = 0;
+    for (; j + 2 <= n; j += 2)
+        UNROLL
+        for (int h = 0; h < 2; h++)
+            UNROLL
+            for (int c = 0; c < N; c++) {
+                const float *at = V + (size_t)(j + h) * ldv + 8 * c;
+                v = c == N - 1 ? part_f32(at, last) : load_f32(at);
+                s[h][c] = _mm256_fmadd_ps(_mm256_broadcast_ss(p + j + h), v, s[h][c]);
+            }
+    UNROLL
+    for (int c = 0; c < N; c++) {
+        const float *at = V + (size_t)j * ldv + 8 * c;
+        int lanes = c == N - 1 ? last : 8;
+        if (j < n)
+            s[0][c] = _mm256_fmadd_ps(_mm256_broadcast_ss(p + j), part_f32(at, lanes), s[0][c]);
+        store(y + 8 * c, lanes, _mm256_add_ps(part_f32(y + 8 * c, lanes),
+                                              _mm256_add_ps(s[0][c], s[1][c])));
+    }
+}
+
+static void mix_avx2(float *y, const float *p, const float *V, int ldv, int n, int d)
+{
+    int c = 0;
+    for (; c + 32 <= d; c += 32)
+        mix_part(y + c, p, V + c, ldv, n, 8, 4);
+    for (; c < d; c += 8)
+        mix_part(y + c, p, V + c, ldv, n, d - c < 8 ? d - c : 8, 1);
+}
+
+static void add_avx2(float *y, const float *x, int n)
+{
+    for (int i = 0; i < n; i += 8)
+        store(y + i, n - i, _mm256_add_ps(part_f32(y + i, n - i), part_f32(x + i, n - i)));
+}
+
+static void mul_avx2(float *y, const float *x, int n)
+{
+    for (int i = 0; i < n; i += 8)
+        store(y + i, n - i, _mm256_mul_ps(part_f32(y + i, n - i), part_f32(x + i, n - i)));
+}
+
+static float max_avx2(const float *x, int n)
+{
+    __m256 m[4];
+    for (int v = 0; v < 4; v++)
+        m[v] = _mm256_set1_ps(x[0]);
+    int i = 0;
+    for (; i + 32 <= n; i += 32)
+        for (int v = 0; v < 4; v++)
+            m[v] = _mm256_max_ps(load_f32(x + i + 8 * v), m[v]);
+    for (; i < n; i += 8) {
+        __m256 v = part_f32(x + i, n - i), part = _mm256_castsi256_ps(first(n - i));
+        m[0] = _mm256_max_ps(_mm256_blendv_ps(m[0], v, part), m[0]);
+    }
+    return max8(_mm256_max_ps(_mm256_max_ps(m[0], m[1]), _mm256_max_ps(m[2], m[3])));
+}
+
+/* e^x for every float: within 1 ulp, subnormal results (2 ulp of theirs) included.
+ * x = n ln 2 + r with |r| <= ln 2 / 2; e^x = 2^n e^r. ln 2 is subtracted in two parts, the first
+ * of which has 15 bits, so that n times it is exact. 2^n may be too small or too large for a float
+ * where e^x is not: it is multiplied in two halves. */
+INLINE __m256 exp256(__m256 x)
+{
+    x = _mm256_min_ps(_mm256_set1_ps(89), _mm256_max_ps(_mm256_set1_ps(-104), x));
+    __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(0x1.715476p+0f)), 8);
+    __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0x1.62e4p-1f), x);
+    r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0x1.7f7d1cp-20f), r);
+    __m256 e = _mm256_set1_ps(0x1.6a2350p-10f);
+    e = _mm256_fmadd_ps(e, r, _mm256_set1_ps(0x1.123a6cp-7f));
+    e = _mm256_fmadd_ps(e, r, _mm256_set1_ps(0x1.5558f4p-5f));
+    e = _mm256_fmadd_ps(e, r, _mm256_set1_ps(0x1.555490p-3f));
+    e = _mm256_fmadd_ps(e, r, _mm256_set1_ps(0x1.fffffcp-2f));
+    e = _mm256_fmadd_ps(e, r, _mm256_set1_ps(1));
+    e = _mm256_fmadd_ps(e, r, _mm256_set1_ps(1));
+    __m256i i = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(i, 1);
+    __m256i bias = _mm256_set1_epi32(127);
+    __m256i rest = _mm256_sub_epi32(i, half);
+    half = _mm256_slli_epi32(_mm256_add_epi32(half, bias), 23);
+    rest = _mm256_slli_epi32(_mm256_add_epi32(rest, bias), 23);
+    return _mm256_mul_ps(_mm256_mul_ps(e, _mm256_castsi256_ps(half)), _mm256_castsi256_ps(rest));
+}
+
+static float exp_sum_avx2(float *y, const float *x, float m, int n)
+{
+    __m256 sum = _mm256_setzero_ps(), vm = _mm256_set1_ps(m);
+    for (int i = 0; i < n; i += 8) {
+        __m256 e = exp256(_mm256_sub_ps(part_f32(x + i, n - i), vm));
+        store(y + i, n - i, e);
+        sum = _mm256_add_ps(sum, _mm256_and_ps(e, _mm256_castsi256_ps(first(n - i))));
+    }
+    return sum8(sum);
+}
+
+/* === Norms ==================================================================================== */
+
+/* The sum of (x - m)^power over the row, power 1 or 2. */
+INLINE float sum_power(const float *x, float m, int n, const int power)
+{
+    __m256 s[4], vm = _mm256_set1_ps(m);
+    for (int v = 0; v < 4; v++)
+        s[v] = _mm256_setzero_ps();
+    for (int i = 0; i < n; i += 32)
+        for (int v = 0; v < 4; v++) {
+            int left = n - i - 8 * v;
+            if (left <= 0) break;
+            __m256 d = _mm256_sub_ps(part_f32(x + i + 8 * v, left), vm);
+            d = _mm256_and_ps(d, _mm256_castsi256_ps(first(left)));
+            s[v] = power == 1 ? _mm256_add_ps(s[v], d) : _mm256_fmadd_ps(d, d, s[v]);
+        }
+    return sum8(_mm256_add_ps(_mm256_add_ps(s[0], s[1]), _mm256_add_ps(s[2], s[3])));
+}
+
+static void layernorm_avx2(float *y, const float *x, const float *w, const float *b, float eps,
+                           int n)
+{
+    float mean = sum_power(x, 0, n, 1) / (float)n;
+    float r = 1 / sqrtf(sum_power(x, mean, n, 2) / (float)n + eps);
+    __m256 vm = _mm256_set1_ps(mean), vr = _mm256_set1_ps(r);
+    for (int i = 0; i < n; i += 8) {
+        int left = n - i;
+        __m256 v = _mm256_mul_ps(_mm256_sub_ps(part_f32(x + i, left), vm), vr);
+        store(y + i, left, _mm256_fmadd_ps(v, part_f32(w + i, left), part_f32(b + i, left)));
+    }
+}
+
+static void rmsnorm_avx2(float *y, const float *x, const float *w, float eps, int n)
+{
+    __m256 vr = _mm256_set1_ps(1 / sqrtf(sum_power(x, 0, n, 2) / (float)n + eps));
+    for (int i = 0; i < n; i += 8)
+        store(y + i, n - i, _mm256_mul_ps(_mm256_mul_ps(part_f32(x + i, n - i), vr),
+                                          part_f32(w + i, n - i)));
+}
+
+/* === Activations ============================================================================== */
+
+/* erf(t) = t N(t^2) / D(t^2), within 6 ulp (1 on average); exactly 1 beyond 3.925. */
+INLINE __m256 erf256(__m256 t)
+{
+    t = _mm256_min_ps(_mm256_set1_ps(3.925f), _mm256_max_ps(_mm256_set1_ps(-3.925f), t));
+    __m256 s = _mm256_mul_ps(t, t);
+    __m256 n = _mm256_set1_ps(0x1.129bc0p-19f), d = _mm256_set1_ps(0x1.3f2a04p-15f);
+    n = _mm256_fmadd_ps(n, s, _mm256_set1_ps(0x1.2aadb2p-12f));
+    d = _mm256_fmadd_ps(d, s, _mm256_set1_ps(0x1.311962p-10f));
+    n = _mm256_fmadd_ps(n, s, _mm256_set1_ps(0x1.ee7ad2p-9f));
+    d = _mm256_fmadd_ps(d, s, _mm256_set1_ps(0x1.eaf8bep-7f));
+    n = _mm256_fmadd_ps(n, s, _mm256_set1_ps(0x1.b04972p-5f));
+    d = _mm256_fmadd_ps(d, s, _mm256_set1_ps(0x1.d3b1acp-4f));
+    n = _mm256_fmadd_ps(n, s, _mm256_set1_ps(0x1.86568ep-3f));
+    d = _mm256_fmadd_ps(d, s, _mm256_set1_ps(0x1.0125fep-1f));
+    n = _mm256_fmadd_ps(n, s, _mm256_set1_ps(0x1.20dd74p+0f));
+    d = _mm256_fmadd_ps(d, s, _mm256_set1_ps(1));
+    __m256 e = _mm256_div_ps(_mm256_mul_ps(t, n), d);
+    return _mm256_min_ps(_mm256_set1_ps(1), _mm256_max_ps(_mm256_set1_ps(-1), e));
+}
+
+/* x / (1 + e^-z) */
+INLINE __m256 sigmoid_times(__m256 x, __m256 z)
+{
+    __m256 e = exp256(_mm256_sub_ps(_mm256_setzero_ps(), z));
+    return _mm256_div_ps(x, _mm256_add_ps(_mm256_set1_ps(1), e));
+}
+
+INLINE __m256 gelu(__m256 x)
+{
+    __m256 half = _mm256_mul_ps(x, _mm256_set1_ps(0.5f));
+    return _mm256_fmadd_ps(half, erf256(_mm256_mul_ps(x, _mm256_set1_ps(0x1.6a09e6p-1f))), half);
+}
+
+INLINE __m256 gelu_tanh(__m256 x)       /* z = 2 sqrt(2 / pi) (x + 0.044715 x^3) */
+{
+    __m256 s = _mm256_mul_ps(x, x);
+    __m256 z = _mm256_fmadd_ps(s, _mm256_set1_ps(0x1.2444f2p-4f), _mm256_set1_ps(0x1.988454p+0f));
+    return sigmoid_times(x, _mm256_mul_ps(x, z));
+}
+
+INLINE __m256 gelu_quick(__m256 x)
+{
+    return sigmoid_times(x, _mm256_mul_ps(x, _mm256_set1_ps(1.702f)));
+}
+
+INLINE __m256 silu(__m256 x) { return sigmoid_times(x, x); }
+INLINE __m256 relu(__m256 x) { return _mm256_max_ps(_mm256_setzero_ps(), x); }
+
+#define ACTIVATION(name)                                                                       \
+    static void name##_avx2(float *y, int n)                                                   \
+    {                                                                                          \
+        for (int i = 0; i < n; i += 8)                                                         \
+            store(y + i, n - i, name(part_f32(y + i, n - i)));                                 \
+    }
+ACTIVATION(gelu) ACTIVATION(gelu_tanh) ACTIVATION(gelu_quick) ACTIVATION(silu) ACTIVATION(relu)
+
+/* === Conversion of rows ======================================================================= */
+
+#define CVT(name, T)                                                                           \
+    static void cvt_##name##_avx2(float *y, const void *x, int n)                              \
+    {                                                                                          \
+        int i = 0;                                                                             \
+        for (; i + 8 <= n; i += 8)                                                             \
+            _mm256_storeu_ps(y + i, load_##name((const T *)x + i));                            \
+        if (i < n)                                                                             \
+            store(y + i, n - i, part_##name((const T *)x + i, n - i));                         \
+    }
+FOR_EACH_TYPE(CVT)
+
+void vector_avx2(Kernels *k)
+{
+    k->dot = dot_avx2;
+    k->scale = scale_avx2;
+    k->mix = mix_avx2;
+    k->add = add_avx2;
+    k->mul = mul_avx2;
+    k->max = max_avx2;
+    k->exp_sum = exp_sum_avx2;
+    k->layernorm = layernorm_avx2;
+    k->rmsnorm = rmsnorm_avx2;
+    k->act[GELU] = gelu_avx2;
+    k->act[GELU_TANH] = gelu_tanh_avx2;
+    k->act[GELU_QUICK] = gelu_quick_avx2;
+    k->act[SILU] = silu_avx2;
+    k->act[RELU] = relu_avx2;
+    k->cvt[F32] = cvt_f32_avx2;
+    k->cvt[F16] = cvt_f16_avx2;
+    k->cvt[BF16] = cvt_bf16_avx2;
+}

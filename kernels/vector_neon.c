@@ -1,0 +1,261 @@
+/* vector_neon.c -- rows of numbers with 64-bit ARM: registers of 4 floats: the steps of
+ * attention, norms, activations, conversion.
+ *
+ * Most of them read and write each number once or twice: what bounds them is the memory, or the
+ * first-level cache where a driver has just put the row there. exp, erf and the activations are
+ * polynomials fitted for this file (minimax on the stated interval); the errors are measured over
+ * all floats by test/kernels.c and bounded there. */
+#include "neon.h"
+
+#include <math.h>
+
+/* === Vectors ================================================================================== */
+
+static float dot_neon(const float *a, const float *b, int n)
+{
+    float32x4_t s[4] = { vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0),
+                    vdupq_n_f32(0) };
+    int i = 0;
+    for (; i + 16 <= n; i += 16)
+        for (int v = 0; v < 4; v++)
+            s[v] = vfmaq_f32(s[v], load_f32(a + i + 4 * v), load_f32(b + i + 4 * v));
+    for (; i < n; i += 4)
+        s[0] = vfmaq_f32(s[0], part_f32(a + i, n - i), part_f32(b + i, n - i));
+    return vaddvq_f32(vaddq_f32(vaddq_f32(s[0], s[1]), vaddq_f32(s[2], s[3])));
+}
+
+static void scale_neon(float *y, float s, int n)
+{
+    for (int i = 0; i < n; i += 4)
+        store(y + i, n - i, vmulq_f32(vdupq_n_f32(s), part_f32(y + i, n - i)));
+}
+
+/* 4 N columns of a weighted sum of rows; two sums for each, so that none waits for the other. */
+INLINE void mix_part(float *y, const float *p, const float *V, int ldv, int n, int last,
+                     const int N)
+{
+    float32x4_t s[2][4], v;
+    UNROLL
+    for (int c = 0; c < N; c++)
+        s[0][c] = s[1][c] = vdupq_n_f32(0);
+    int j = 0;
+    for (; j + 2 <= n; j += 2)
+        UNROLL
+        for (int h = 0; h < 2; h++)
+            UNROLL
+            for (int c = 0; c < N; c++) {
+                const float *at = V + (size_t)(j + h) * ldv + 4 * c;
+                v = c == N - 1 ? part_f32(at, last) : load_f32(at);
+                s[h][c] = vfmaq_f32(s[h][c], vld1q_dup_f32(p + j + h), v);
+            }
+    UNROLL
+    for (int c = 0; c < N; c++) {
+        const float *at = V + (size_t)j * ldv + 4 * c;
+        int lanes = c == N - 1 ? last : 4;
+        if (j < n) s[0][c] = vfmaq_f32(s[0][c], vld1q_dup_f32(p + j), part_f32(at, lanes));
+        store(y + 4 * c, lanes, vaddq_f32(part_f32(y + 4 * c, lanes),
+                                              vaddq_f32(s[0][c], s[1][c])));
+    }
+}
+
+static void mix_neon(float *y, const float *p, const float *V, int ldv, int n, int d)
+{
+    int c = 0;
+    for (; c + 16 <= d; c += 16)
+        mix_part(y + c, p, V + c, ldv, n, 4, 4);
+    for (; c < d; c += 4)
+        mix_part(y + c, p, V + c, ldv, n, d - c < 4 ? d - c : 4, 1);
+}
+
+static void add_neon(float *y, const float *x, int n)
+{
+    for (int i = 0; i < n; i += 4)
+        store(y + i, n - i, vaddq_f32(part_f32(y + i, n - i), part_f32(x + i, n - i)));
+}
+
+static void mul_neon(float *y, const float *x, int n)
+{
+    for (int i = 0; i < n; i += 4)
+        store(y + i, n - i, vmulq_f32(part_f32(y + i, n - i), part_f32(x + i, n - i)));
+}
+
+static float max_neon(const float *x, int n)
+{
+    float32x4_t m[4];
+    for (int v = 0; v < 4; v++)
+        m[v] = vdupq_n_f32(x[0]);
+    int i = 0;
+    for (; i + 16 <= n; i += 16)
+        for (int v = 0; v < 4; v++)
+            m[v] = vmaxq_f32(load_f32(x + i + 4 * v), m[v]);
+    for (; i < n; i += 4)
+        m[0] = vmaxq_f32(vbslq_f32(first(n - i), part_f32(x + i, n - i), m[0]), m[0]);
+    return vmaxvq_f32(vmaxq_f32(vmaxq_f32(m[0], m[1]), vmaxq_f32(m[2], m[3])));
+}
+
+/* e^x for every float: within 1 ulp, subnormal results (2 ulp of theirs) included.
+ * x = n ln 2 + r with |r| <= ln 2 / 2; e^x = 2^n e^r. ln 2 is subtracted in two parts, the first
+ * of which has 15 bits, so that n times it is exact. 2^n may be too small or too large for a float
+ * where e^x is not: it is multiplied in two halves. */
+INLINE float32x4_t exp4(float32x4_t x)
+{
+    x = vminq_f32(vdupq_n_f32(89), vmaxq_f32(vdupq_n_f32(-104), x));
+    float32x4_t n = vrndnq_f32(vmulq_f32(x, vdupq_n_f32(0x1.715476p+0f)));
+    float32x4_t r = vfmsq_f32(x, n, vdupq_n_f32(0x1.62e4p-1f));
+    r = vfmsq_f32(r, n, vdupq_n_f32(0x1.7f7d1cp-20f));
+    float32x4_t e = vdupq_n_f32(0x1.6a2350p-10f);
+    e = vfmaq_f32(vdupq_n_f32(0x1.123a6cp-7f), e, r);
+    e = vfmaq_f32(vdupq_n_f32(0x1.5558f4p-5f), e, r);
+    e = vfmaq_f32(vdupq_n_f32(0x1.555490p-3f), e, r);
+    e = vfmaq_f32(vdupq_n_f32(0x1.fffffcp-2f), e, r);
+    e = vfmaq_f32(vdupq_n_f32(1), e, r);
+    e = vfmaq_f32(vdupq_n_f32(1), e, r);
+    int32x4_t i = vcvtq_s32_f32(n), half = vshrq_n_s32(i, 1), bias = vdupq_n_s32(127);
+    int32x4_t rest = vsubq_s32(i, half);
+    half = vshlq_n_s32(vaddq_s32(half, bias), 23);
+    rest = vshlq_n_s32(vaddq_s32(rest, bias), 23);
+    return vmulq_f32(vmulq_f32(e, vreinterpretq_f32_s32(half)), vreinterpretq_f32_s32(rest));
+}
+
+static float exp_sum_neon(float *y, const float *x, float m, int n)
+{
+    float32x4_t sum = vdupq_n_f32(0), vm = vdupq_n_f32(m);
+    for (int i = 0; i < n; i += 4) {
+        float32x4_t e = exp4(vsubq_f32(part_f32(x + i, n - i), vm));
+        store(y + i, n - i, e);
+        sum = vaddq_f32(sum, keep_first(e, n - i));
+    }
+    return vaddvq_f32(sum);
+}
+
+/* === Norms ==================================================================================== */
+
+/* The sum of (x - m)^power over the row, power 1 or 2. */
+INLINE float sum_power(const float *x, float m, int n, const int power)
+{
+    float32x4_t s[4], vm = vdupq_n_f32(m);
+    for (int v = 0; v < 4; v++)
+        s[v] = vdupq_n_f32(0);
+    for (int i = 0; i < n; i += 16)
+        for (int v = 0; v < 4; v++) {
+            int left = n - i - 4 * v;
+            if (left <= 0) break;
+            float32x4_t d = vsubq_f32(part_f32(x + i + 4 * v, left), vm);
+            d = keep_first(d, left);
+            s[v] = power == 1 ? vaddq_f32(s[v], d) : vfmaq_f32(s[v], d, d);
+        }
+    return vaddvq_f32(vaddq_f32(vaddq_f32(s[0], s[1]), vaddq_f32(s[2], s[3])));
+}
+
+static void layernorm_neon(float *y, const float *x, const float *w, const float *b, float eps,
+                           int n)
+{
+    float mean = sum_power(x, 0, n, 1) / (float)n;
+    float r = 1 / sqrtf(sum_power(x, mean, n, 2) / (float)n + eps);
+    float32x4_t vm = vdupq_n_f32(mean), vr = vdupq_n_f32(r);
+    for (int i = 0; i < n; i += 4) {
+        int left = n - i;
+        float32x4_t v = vmulq_f32(vsubq_f32(part_f32(x + i, left), vm), vr);
+        store(y + i, left, vfmaq_f32(part_f32(b + i, left), v, part_f32(w + i, left)));
+    }
+}
+
+static void rmsnorm_neon(float *y, const float *x, const float *w, float eps, int n)
+{
+    float32x4_t vr = vdupq_n_f32(1 / sqrtf(sum_power(x, 0, n, 2) / (float)n + eps));
+    for (int i = 0; i < n; i += 4)
+        store(y + i, n - i, vmulq_f32(vmulq_f32(part_f32(x + i, n - i), vr),
+                                          part_f32(w + i, n - i)));
+}
+
+/* === Activations ============================================================================== */
+
+/* erf(t) = t N(t^2) / D(t^2), within 6 ulp (1 on average); exactly 1 beyond 3.925. */
+INLINE float32x4_t erf4(float32x4_t t)
+{
+    t = vminq_f32(vdupq_n_f32(3.925f), vmaxq_f32(vdupq_n_f32(-3.925f), t));
+    float32x4_t s = vmulq_f32(t, t);
+    float32x4_t n = vdupq_n_f32(0x1.129bc0p-19f), d = vdupq_n_f32(0x1.3f2a04p-15f);
+    n = vfmaq_f32(vdupq_n_f32(0x1.2aadb2p-12f), n, s);
+    d = vfmaq_f32(vdupq_n_f32(0x1.311962p-10f), d, s);
+    n = vfmaq_f32(vdupq_n_f32(0x1.ee7ad2p-9f), n, s);
+    d = vfmaq_f32(vdupq_n_f32(0x1.eaf8bep-7f), d, s);
+    n = vfmaq_f32(vdupq_n_f32(0x1.b04972p-5f), n, s);
+    d = vfmaq_f32(vdupq_n_f32(0x1.d3b1acp-4f), d, s);
+    n = vfmaq_f32(vdupq_n_f32(0x1.86568ep-3f), n, s);
+    d = vfmaq_f32(vdupq_n_f32(0x1.0125fep-1f), d, s);
+    n = vfmaq_f32(vdupq_n_f32(0x1.20dd74p+0f), n, s);
+    d = vfmaq_f32(vdupq_n_f32(1), d, s);
+    float32x4_t e = vdivq_f32(vmulq_f32(t, n), d);
+    return vminq_f32(vdupq_n_f32(1), vmaxq_f32(vdupq_n_f32(-1), e));
+}
+
+/* x / (1 + e^-z) */
+INLINE float32x4_t sigmoid_times(float32x4_t x, float32x4_t z)
+{
+    float32x4_t e = exp4(vsubq_f32(vdupq_n_f32(0), z));
+    return vdivq_f32(x, vaddq_f32(vdupq_n_f32(1), e));
+}
+
+INLINE float32x4_t gelu(float32x4_t x)
+{
+    float32x4_t half = vmulq_f32(x, vdupq_n_f32(0.5f));
+    return vfmaq_f32(half, half, erf4(vmulq_f32(x, vdupq_n_f32(0x1.6a09e6p-1f))));
+}
+
+INLINE float32x4_t gelu_tanh(float32x4_t x)       /* z = 2 sqrt(2 / pi) (x + 0.044715 x^3) */
+{
+    float32x4_t s = vmulq_f32(x, x);
+    float32x4_t z = vfmaq_f32(vdupq_n_f32(0x1.988454p+0f), s, vdupq_n_f32(0x1.2444f2p-4f));
+    return sigmoid_times(x, vmulq_f32(x, z));
+}
+
+INLINE float32x4_t gelu_quick(float32x4_t x)
+{
+    return sigmoid_times(x, vmulq_f32(x, vdupq_n_f32(1.702f)));
+}
+
+INLINE float32x4_t silu(float32x4_t x) { return sigmoid_times(x, x); }
+INLINE float32x4_t relu(float32x4_t x) { return vmaxq_f32(vdupq_n_f32(0), x); }
+
+#define ACTIVATION(name)                                                                       \
+    static void name##_neon(float *y, int n)                                                   \
+    {                                                                                          \
+        for (int i = 0; i < n; i += 4)                                                         \
+            store(y + i, n - i, name(part_f32(y + i, n - i)));                                 \
+    }
+ACTIVATION(gelu) ACTIVATION(gelu_tanh) ACTIVATION(gelu_quick) ACTIVATION(silu) ACTIVATION(relu)
+
+/* === Conversion of rows ======================================================================= */
+
+#define CVT(name, T)                                                                           \
+    static void cvt_##name##_neon(float *y, const void *x, int n)                              \
+    {                                                                                          \
+        int i = 0;                                                                             \
+        for (; i + 4 <= n; i += 4)                                                             \
+            vst1q_f32(y + i, load_##name((const T *)x + i));                                   \
+        if (i < n)                                                                             \
+            store(y + i, n - i, part_##name((const T *)x + i, n - i));                         \
+    }
+FOR_EACH_TYPE(CVT)
+
+void vector_neon(Kernels *k)
+{
+    k->dot = dot_neon;
+    k->scale = scale_neon;
+    k->mix = mix_neon;
+    k->add = add_neon;
+    k->mul = mul_neon;
+    k->max = max_neon;
+    k->exp_sum = exp_sum_neon;
+    k->layernorm = layernorm_neon;
+    k->rmsnorm = rmsnorm_neon;
+    k->act[GELU] = gelu_neon;
+    k->act[GELU_TANH] = gelu_tanh_neon;
+    k->act[GELU_QUICK] = gelu_quick_neon;
+    k->act[SILU] = silu_neon;
+    k->act[RELU] = relu_neon;
+    k->cvt[F32] = cvt_f32_neon;
+    k->cvt[F16] = cvt_f16_neon;
+    k->cvt[BF16] = cvt_bf16_neon;
+}
