@@ -13,8 +13,8 @@
  * only: not on the thread count, not on how many items are computed together.
  *
  * A new level: files gemm_NAME.c, vector_NAME.c, ... with any subset of the slots; their prototypes
- * here; its row in LEVELS[] (kernels.c); its flags line in the Makefile. A new slot: contract here, definition in ref.c, a
- * row in test/kernels.c; faster versions when a profile asks for them. */
+ * here; its row in LEVELS[] (kernels.c); its flags line in the Makefile. A new slot: contract here,
+ * definition in ref.c, a row in test/kernels.c; faster versions when a profile asks for them. */
 #ifndef KERNELS_H
 #define KERNELS_H
 
