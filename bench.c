@@ -164,15 +164,14 @@ static void find_peaks(const char *level)
     set_peak(FMA, fma_plain, 4);
     (void)level;
 #if defined(__x86_64__)
-    if (!strcmp(level, "avx2") || !strcmp(level, "avx512")) {
+    if (!strncmp(level, "avx", 3)) {
         set_peak(FMA, fma_256, 8);
         set_peak(INT8_DOT, int8_256, 32);
     }
-    if (!strcmp(level, "avx512")) {          /* so the system saves 512-bit registers */
-        set_peak(FMA, fma_512, 16);
-        if (__builtin_cpu_supports("avx512bf16")) set_peak(BF16_DOT, bf16_512, 32);
-        if (__builtin_cpu_supports("avx512vnni")) set_peak(INT8_DOT, vnni_512, 64);
-    }
+    bool bf16 = !strcmp(level, "avx512bf16");
+    if (!strncmp(level, "avx512", 6)) set_peak(FMA, fma_512, 16);
+    if (!strcmp(level, "avx512vnni") || bf16) set_peak(INT8_DOT, vnni_512, 64);
+    if (bf16) set_peak(BF16_DOT, bf16_512, 32);
 #elif defined(__aarch64__)
     if (!strcmp(level, "neon")) set_peak(FMA, fma_neon, 4);
 #endif
@@ -464,7 +463,7 @@ static double time_calls(const Row *r, int repeat)
 /* One timing between two of its limit. The first time, what one call takes is found out. */
 static void time_row(Row *r)
 {
-    if (!kernels_init(r->isa)) bug("bench: no level %s", r->isa);
+    if (!kernels_init(r->isa, false)) bug("bench: no level %s", r->isa);
     if (!r->repeat) {
         time_calls(r, 1);
         double most = (double)(mem.size / 2 / bytes_read(r)), n = CASE_SECONDS / time_calls(r, 1);
@@ -610,7 +609,7 @@ static bool put_row(Buf *b, Row *r, bool json)
             "\"spread\":%.1f,\"timings\":%d}\n", kernel_name, dtype_name(r->type), shape_text(r),
             r->isa, n_threads(), ms, rate, unit, limit, 100 * ratio, spread, n);
     } else {
-        put(b, "%-16s %-4s %-15s %-6s %2d %9.3f %7.1f %-7s %6.1f %% %-6s %5.1f%s\n", kernel_name,
+        put(b, "%-16s %-4s %-15s %-10s %2d %9.3f %7.1f %-7s %6.1f %% %-6s %5.1f%s\n", kernel_name,
             dtype_name(r->type), shape_text(r), r->isa, n_threads(), ms, rate, unit, 100 * ratio,
             limit, spread, spread > 10 ? " !" : "");
     }
@@ -630,7 +629,7 @@ static void measure(const Run *run, Row *rows, int n_rows, double until)
                 n_threads() > 1 ? "s" : "", (now_ms() - start) / 1e3);
     put_limits(&b, rate, json);
     if (n_rows && !json)
-        put(&b, "\n%-16s %-4s %-15s %-6s %2s %9s %7s %-7s %8s %-6s %5s\n", "kernel", "type",
+        put(&b, "\n%-16s %-4s %-15s %-10s %2s %9s %7s %-7s %8s %-6s %5s\n", "kernel", "type",
             "shape", "isa", "t", "ms", "rate", "unit", "percent", "of", "+-%");
     for (int i = 0; i < n_rows; i++) unsteady |= put_row(&b, &rows[i], json);
     if (unsteady && !json && getloadavg(&load, 1) == 1)

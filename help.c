@@ -209,10 +209,11 @@ static const char *const MANUAL[] = {
     "not out of the repository's. Without -m and $MM_<CMD>_MODEL a small model inside mm answers.\n"
     "# DETERMINISM\n"
     "The same command gives the same bytes on one CPU, for any number of threads and any order of "
-    "the inputs; between levels of --isa the last bits may differ. The seed of a single item is N "
-    "of "
-    "--seed; of several, and always with --in, (FNV-1a-64 of the id's bytes + N) mod 2^63; a "
-    "record's own seed is used as it is.\n",
+    "the inputs. Levels of --isa, each with those before it: ref avx2 avx512 avx512vnni "
+    "avx512bf16; on ARM ref neon neondot neoni8mm neonbf16. Between them the last bits may differ; "
+    "with avx512bf16 and neonbf16, products with bf16 weights round activations to bf16, too, "
+    "unless --exact. The seed of a single item is N of --seed; of several, and always with --in, "
+    "(FNV-1a-64 of the id's bytes + N) mod 2^63; a record's own seed is used as it is.\n",
     "# MESSAGES\n"
     "stdout has results and nothing else. stderr is for people, empty while all goes well and it "
     "is "

@@ -21,7 +21,7 @@ static int choose_machine(Run *r)
     const char *cap = r->o.isa ? r->o.isa : getenv("MM_CPU");
     const char *env = getenv("MM_THREADS");
     int64_t n = r->o.threads > 0 ? r->o.threads : 0;
-    if (!kernels_init(cap))
+    if (!kernels_init(cap, r->o.exact))
         usage_error(r->name, "%s %s: this CPU has %s", r->o.isa ? "--isa" : "MM_CPU", quoted(cap),
                     kernels_available());
     if (!n && env && *env) {

@@ -88,7 +88,7 @@ const OptionRow OPTIONS[] = {
     {0, "isa", "LEVEL", TEXT, AT(isa), EVERY, false, 0, 0,
      "cap the kernels; `mm info --cpu` lists the levels"},
     {0, "exact", NULL, FLAG, AT(exact), RUNS, false, 0, 0,
-     "f32 everywhere (this version always does)"},
+     "f32 and the direct algorithms everywhere"},
     {0, "no-exif", NULL, FLAG, AT(no_exif), PICTURES, false, 0, 0,
      "do not turn pictures as their EXIF data says"},
     {0, "max-pixels", "N", NUMBER, AT(max_pixels), PICTURES, false, 1, MOST,

@@ -53,8 +53,25 @@ static bool has_avx512(void)
     if (!has_avx2() || (os_saves() & XCR0_ZMM) != XCR0_ZMM) return false;
     return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & need) == need;
 }
+
+static bool has_vnni(void)
+{
+    unsigned a, b, c, d;
+    return has_avx512() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & bit_AVX512VNNI);
+}
+
+static bool has_avx512bf16(void)
+{
+    unsigned a, b, c, d;
+    return has_vnni() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & bit_AVX512BF16);
+}
 #elif defined(__aarch64__)
-static bool has_neon(void) { return getauxval(AT_HWCAP) & HWCAP_ASIMD; }
+enum { DOT = 1 << 20, I8MM = 1 << 13, BF16MM = 1 << 14 };  /* of HWCAP; and two of HWCAP2 */
+
+static bool has_neon(void)    { return getauxval(AT_HWCAP) & HWCAP_ASIMD; }
+static bool has_dot(void)     { return getauxval(AT_HWCAP) & DOT; }
+static bool has_i8mm(void)    { return getauxval(AT_HWCAP2) & I8MM; }
+static bool has_armbf16(void) { return getauxval(AT_HWCAP2) & BF16MM; }
 #endif
 
 typedef struct {
@@ -68,15 +85,20 @@ static const Level LEVELS[] = {
 #if defined(__x86_64__)
     { "avx2", has_avx2, { gemm_avx2, vector_avx2 } },
     { "avx512", has_avx512, { gemm_avx512, vector_avx512 } },
+    { "avx512vnni", has_vnni, { NULL } },
+    { "avx512bf16", has_avx512bf16, { NULL } },
 #elif defined(__aarch64__)
     { "neon", has_neon, { gemm_neon, vector_neon } },
+    { "neondot", has_dot, { NULL } },
+    { "neoni8mm", has_i8mm, { NULL } },
+    { "neonbf16", has_armbf16, { NULL } },
 #endif
 };
 enum { N_LEVELS = sizeof LEVELS / sizeof *LEVELS };
 
 static int level;                               /* index of the level in force */
 
-bool kernels_init(const char *cap)
+bool kernels_init(const char *cap, bool exact)
 {
     int best = -1;
     for (int i = 0; i < N_LEVELS && LEVELS[i].has(); i++) {
@@ -84,6 +106,7 @@ bool kernels_init(const char *cap)
         if (cap && *cap && !strcmp(cap, LEVELS[i].name)) break;
     }
     if (cap && *cap && strcmp(cap, LEVELS[best].name)) return false;
+    kernel.exact = exact;
     for (int i = 0; i <= best; i++)
         for (int f = 0; f < 4 && LEVELS[i].fill[f]; f++)
             LEVELS[i].fill[f](&kernel);

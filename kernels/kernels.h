@@ -62,6 +62,9 @@ void attention_heads(const Attention *a);
 /* === Micro-kernels ============================================================================ */
 
 typedef struct {
+    /* f32 and the direct algorithms, as kernels_init was told. Set before the levels fill in */
+    bool exact;
+
     /* few rows: C[i][j] = A[i] . W[j], i < m, j < n; W as stored, of the type of the slot, its rows
      * ldw elements apart. Each element is summed in the same order whatever m and n are */
     void (*few[3])(float *C, int ldc, const float *A, int lda, const void *W, int ldw,
@@ -92,10 +95,11 @@ typedef struct {
 
 extern Kernels kernel;
 
-/* Fills the table up to the level `cap` (NULL or "": the best). Levels: ref avx2 avx512 neon. An
- * unknown name, or one that this CPU lacks, is not taken: returns false, and the table is not
- * changed. */
-bool        kernels_init(const char *cap);
+/* Fills the table up to the level `cap` (NULL or "": the best). Levels of x86: ref avx2 avx512
+ * avx512vnni avx512bf16; of ARM: ref neon neondot neoni8mm neonbf16. An unknown name, or one that
+ * this CPU lacks, is not taken: returns false, and the table is not changed. exact: f32 is never
+ * rounded to less and no algorithm taken that needs fewer operations (--exact). */
+bool        kernels_init(const char *cap, bool exact);
 const char *kernels_level(void);             /* the level in force */
 const char *kernels_available(void);         /* "ref avx2 avx512" */
 

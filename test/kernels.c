@@ -605,7 +605,7 @@ static void test_threads(const char *level)
         pid_t pid = fork();
         if (pid == 0) {
             threads_start(THREADS[t]);
-            kernels_init(level);
+            kernels_init(level, false);
             uint64_t mine = digest();
             _exit(write(fd[1], &mine, sizeof mine) != sizeof mine);
         }
@@ -624,7 +624,7 @@ static void test_level(const char *level)
     long cases = 0;
     if (!only_seed)
         test_threads(level);
-    kernels_init(level);
+    kernels_init(level, false);
     for (int t = 0; t < N_TESTS; t++)
         cases += run_slot(t);
     if (!only_seed) {
@@ -660,7 +660,7 @@ int main(int argc, char **argv)
             return 2;
         }
     }
-    if (isa && !kernels_init(isa)) {
+    if (isa && !kernels_init(isa, false)) {
         printf("kernels: this CPU has %s\n", levels);
         return 2;
     }

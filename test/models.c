@@ -623,7 +623,7 @@ int main(int argc, char **argv)
         "clip", "clip-gelu", "clip-gelu-f16", "bert-mean", "bert-legacy", "bert-bf16",
         "blip-caption", "blip-caption-f16", "blip-caption-bf16", "blip-vqa", "blip-itm",
     };
-    kernels_init(getenv("MM_CPU"));
+    kernels_init(getenv("MM_CPU"), true);
     threads_start(0);
     if (argc > 1) {
         folder = argv[1];

@@ -524,11 +524,11 @@ static void test_threads(void)
 
 int main(void)
 {
-    kernels_init("ref");
+    kernels_init("ref", true);
     level = "ref";
     test_layers();
     test_threads();
-    kernels_init(NULL);
+    kernels_init(NULL, true);
     level = kernels_level();
     if (strcmp(level, "ref")) {
         test_layers();
