@@ -149,7 +149,9 @@ static Generated write_text(Blip *b, Tensor memory, KvCache *cross, const int *p
         .self = bert_caches(b->decoder, n_beams, n_cache),
         .logits = scratch(n_beams, bert_vocab(b->decoder)),
     };
-    Decoder dec = { .step = writer_step, .model = &w, .end_id = b->sep, .max_len = max_len };
+    Decoder dec = { .step = writer_step, .model = &w, .max_len = max_len };
+    o.end = &b->sep;
+    o.n_end = 1;
     return generate(&dec, prompt, n, o);
 }
 

@@ -60,12 +60,35 @@ Preprocess preprocess_load(const char *dir, Preprocess standard);
 Preprocess preprocess_clip(int size), preprocess_blip(int size);    /* the classes' defaults */
 Tensor     preprocess(Image in, const Preprocess *p);       /* [h, w, 3] F32, scratch */
 
+/* === Random numbers (random.c) ================================================================ */
+
+typedef struct { uint32_t s[624]; int at; } Rng;            /* torch's generator on a CPU */
+
+void     rng_seed(Rng *r, uint64_t seed);                   /* torch.manual_seed */
+uint32_t rng_u32(Rng *r);
+float    rng_uniform(Rng *r);                               /* [0, 1), as torch.rand */
+/* One of n, in proportion to its share: torch.multinomial(share, 1). */
+int      rng_choose(Rng *r, const float *share, int n);
+
 /* === Generation (sample.c) ==================================================================== */
 
+/* How to continue a text. Zero is the vanilla meaning of every field: greedy, no end token. */
 typedef struct {
     int max_tokens;                  /* new tokens at most; < 0: the model's default */
-    int beams;                       /* 0 or 1: greedy */
+    int beams;                       /* 0 or 1: one sequence; more: beam search, temp must be 0 */
     int logprobs;                    /* how many alternatives to record; 0: none */
+    const int *end;                  /* tokens that end it (and are part of it) */
+    int n_end;
+    float temp;                      /* 0: the likeliest; else drawn, logits divided by this */
+    int   top_k;                     /* drawn among the k likeliest; 0: all */
+    float top_p, min_p;              /* drawn: nucleus, least share of the best; 0: no limit */
+    float repeat_penalty;            /* of tokens that are there already; 0 or 1: none */
+    float length_penalty;            /* beams: power of the length to divide by; 0 means 1 */
+    bool  early_stopping;            /* beams: stop when that many sequences are finished */
+    uint64_t seed;                   /* as torch.manual_seed */
+    /* Each new token as it comes (not with beams). False: that was the last one. */
+    bool (*put)(void *ctx, int id);
+    void *ctx;
 } GenOptions;
 
 typedef struct { int id; float logprob; } TokenProb;
@@ -74,7 +97,8 @@ typedef struct { TokenProb chosen; TokenProb *top; } TokenInfo;     /* top: GenO
 typedef struct {
     int        *id;                  /* prompt and all; scratch */
     int         n, n_prompt;
-    bool        stopped;             /* ended by the end token (which is in id) */
+    bool        stopped;             /* ended by an end token (which is in id) */
+    bool        halted;              /* ended by GenOptions.put */
     bool        full;                /* ended because the decoder's context is full */
     TokenInfo  *info;                /* one per generated token, if logprobs */
 } Generated;
@@ -86,12 +110,28 @@ typedef struct {
 typedef struct Decoder {
     Tensor (*step)(void *model, const int *id, int n_beams, int n, const int *from);
     void   *model;
-    int     end_id;                  /* generation stops after it */
     int     max_len;                 /* prompt and new tokens together, at most */
 } Decoder;
 
-/* Greedy or beam search as transformers runs them. o.max_tokens must be set (>= 0). */
+/* Greedy, sampling or beam search as transformers runs them. o.max_tokens must be set (>= 0). */
 Generated generate(const Decoder *dec, const int *prompt, int n_prompt, GenOptions o);
+/* What generation_config.json says, or in its absence config.json, as older checkpoints do; what
+ * both leave out as transformers has it. temp is 0 unless do_sample; top_k and the others stand for
+ * those who set a temp of their own. end: its eos_token_id, one or several; kept. */
+GenOptions generation_load(const char *dir, Json config);
+
+/* === Text as it comes (stream.c) ==============================================================
+ *
+ * A GenOptions.put that turns tokens into text: whole characters, stop strings cut off and what may
+ * become one held back, all in one pass over the text. */
+
+typedef struct Stream Stream;
+/* write (may be NULL) gets each piece of text as soon as it is certain. Scratch. */
+Stream     *stream_new(const Tokenizer *t, const char *const *stop, int n_stop,
+                       void (*write)(void *ctx, const char *text, size_t n), void *ctx);
+bool        stream_put(void *stream, int id);            /* false: a stop string is complete */
+const char *stream_end(Stream *s, size_t *n);            /* all of it, zero-terminated */
+bool        stream_stopped(const Stream *s);             /* by a stop string */
 
 /* === BERT (bert.c) ============================================================================ */
 
@@ -173,6 +213,64 @@ Generated blip_answer(Blip *b, BlipImage image, const int *ids, int n, GenOption
 /* P(match), and the cosine of the contrastive heads. */
 void      blip_match(Blip *b, BlipImage image, const int *ids, int n, float *match, float *cosine);
 int       blip_image_size(const Blip *b);
+
+/* === Language models (llama.c) =================================================================
+ *
+ * One decoder for LLaMA and its children (Llama 2, Vicuna, Alpaca, Mistral), Qwen, Phi and OPT. The
+ * weights are a Llama. A text in progress is a Session: what has been read so far, as keys and
+ * values; several may share the weights. A text is a list of ids, in which -1-k stands for row k of
+ * the session's pictures: an LM takes embeddings, and a picture is a few hundred of them. */
+
+typedef struct Llama Llama;
+typedef struct Session Session;
+
+/* config: of the language model itself (LLaVA: text_config); ck where its names begin. */
+Llama *llama_load(Ckpt ck, Json config);
+int    llama_vocab(const Llama *m), llama_dim(const Llama *m);
+int    llama_context(const Llama *m);                    /* max_position_embeddings */
+
+typedef struct {
+    int   ctx;                       /* tokens it holds; 0: llama_context, at most 4096 */
+    int   n_beams;                   /* sequences side by side; 0: 1 */
+    DType kv;                        /* F32; F16: half the memory */
+    int   n_block;                   /* tokens of a prompt read at once; 0: 512 */
+    bool  repeatable;                /* session_reuse keeps nothing that would change a bit: for
+                                      * batches, whose records must not depend on each other */
+} SessionOptions;
+
+Session *session_new(Llama *m, SessionOptions o);        /* kept */
+int      session_context(const Session *s);              /* tokens it holds */
+int      session_len(const Session *s);                  /* tokens read so far */
+/* A picture's rows [n, d], copied (and kept): returns the number k of the first, to be read as
+ * ids -1-k, -1-k-1, ... */
+int      session_picture(Session *s, Tensor rows);
+/* All pictures and all that was read go; numbers begin at 0 again. For the next item of a batch. */
+void     session_clear(Session *s);
+/* Reads n >= 1 more tokens, block by block: the logits of what comes next [1, n_vocab], the
+ * session's own until the next call. More than fits fails the item. */
+Tensor   session_read(Session *s, const int *id, int n);
+/* Only the first len tokens stay. */
+void     session_cut(Session *s, int len);
+/* Of the n ids of a text, how many at its beginning need not be read again: the session is cut to
+ * those. Always less than n, so that there is something to read. */
+int      session_reuse(Session *s, const int *id, int n);
+/* Reads the prompt, as far as session_reuse says that it must, and continues it. The last new token
+ * is not read: it is in no session until the next prompt brings it. A prompt with no room for one
+ * more token fails the item with both numbers. o.beams must not be more than the session's. */
+Generated session_generate(Session *s, const int *prompt, int n_prompt, GenOptions o);
+
+/* === LLaVA (vlm.c) ============================================================================ */
+
+typedef struct Llava Llava;
+/* All layouts of llava-hf, and liuhaotian's original one, whose picture tower is a model of its own
+ * (mm_vision_tower, found as -m finds models). */
+Llava  *llava_load(Ckpt ck, Json config);
+Llama  *llava_text(const Llava *v);
+int     llava_image_size(const Llava *v), llava_n_tokens(const Llava *v);    /* per picture */
+bool    llava_original(const Llava *v);                  /* liuhaotian's layout */
+bool    llava_pad(const Llava *v);                       /* original: pad pictures to squares */
+/* [H, W, 3] -> [n_tokens, d] for session_picture; scratch. */
+Tensor  llava_image(Llava *v, Tensor image);
 
 /* === Where a model is (hub.c) ================================================================= */
 

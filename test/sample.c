@@ -10,6 +10,8 @@
 static int n_passed, n_failed;
 
 enum { MAX_BEAMS = 8, MAX_LEN = 64, MAX_VOCAB = 60 };
+static const int END[] = { 0, 1 };
+#define END_0 .end = END, .n_end = 1
 
 typedef struct {
     long long seed;
@@ -49,7 +51,7 @@ static void check_line(const char *line)
 {
     Toy *t = scratch_bytes(sizeof *t);
     *t = (Toy){ 0 };
-    GenOptions o = { .logprobs = 2 };
+    GenOptions o = { .logprobs = 2, .end = END, .n_end = 1 };
     int prompt[2], used = 0;
     if (sscanf(line, "%lld %d %lf %lf %d %d %d %d | %n", &t->seed, &t->n_vocab, &t->spread,
                &t->bonus, &o.beams, &o.max_tokens, &prompt[0], &prompt[1], &used) != 8 || !used) {
@@ -57,7 +59,7 @@ static void check_line(const char *line)
         printf("failed: not a case: %s\n", line);
         return;
     }
-    Decoder dec = { .step = toy_step, .model = t, .end_id = 0, .max_len = MAX_LEN };
+    Decoder dec = { .step = toy_step, .model = t, .max_len = MAX_LEN };
     Generated g = generate(&dec, prompt, 2, o);
     char *s = (char *)line + used;
     int n = 0;
@@ -85,16 +87,17 @@ static void check_limits(int beams)
 {
     Toy *t = scratch_bytes(sizeof *t);
     *t = (Toy){ .seed = 5, .n_vocab = 17, .spread = 1, .bonus = -9 };
-    Decoder dec = { .step = toy_step, .model = t, .end_id = 0, .max_len = 10 };
+    Decoder dec = { .step = toy_step, .model = t, .max_len = 10 };
     int prompt[] = { 3, 4 };
-    Generated g = generate(&dec, prompt, 2, (GenOptions){ .max_tokens = 20, .beams = beams });
+    GenOptions o = { .max_tokens = 20, .beams = beams, END_0 };
+    Generated g = generate(&dec, prompt, 2, o);
     bool ok = g.n == 10 && g.full && !g.stopped;
     t->len = 0;
-    g = generate(&dec, prompt, 2, (GenOptions){ .max_tokens = 0, .beams = beams });
+    g = generate(&dec, prompt, 2, (GenOptions){ .max_tokens = 0, .beams = beams, END_0 });
     ok = ok && g.n == 2 && !g.full && !g.stopped;
     t->len = 0;
     dec.max_len = 2;
-    g = generate(&dec, prompt, 2, (GenOptions){ .max_tokens = 3, .beams = beams });
+    g = generate(&dec, prompt, 2, (GenOptions){ .max_tokens = 3, .beams = beams, END_0 });
     ok = ok && g.n == 2 && g.full;
     ok ? n_passed++ : n_failed++;
     if (!ok) printf("failed: limits with %d beams\n", beams);
@@ -107,9 +110,9 @@ static void check_small(void)
     int prompt[] = { 1, 1 };
     for (int n_vocab = 1; n_vocab <= 3; n_vocab++) {
         *t = (Toy){ .seed = 5, .n_vocab = n_vocab, .spread = 1 };
-        Decoder dec = { .step = toy_step, .model = t, .end_id = 0, .max_len = MAX_LEN };
+        Decoder dec = { .step = toy_step, .model = t, .max_len = MAX_LEN };
         Generated g = generate(&dec, prompt, 2, (GenOptions){ .max_tokens = 5, .beams = MAX_BEAMS,
-                                                              .logprobs = 9 });
+                                                              .logprobs = 9, END_0 });
         bool ok = g.n > 2 && g.n <= 7 && g.stopped == (g.id[g.n - 1] == 0);
         ok ? n_passed++ : n_failed++;
         if (!ok) printf("failed: %d beams of a vocabulary of %d\n", MAX_BEAMS, n_vocab);
