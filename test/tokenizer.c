@@ -335,6 +335,24 @@ static const char *cleaned_up(const char *s)
     return s;
 }
 
+/* Decoding id by id gives what decoding at once gives. */
+static void check_stream(const Tokenizer *t, Ids ids, const char *name)
+{
+    size_t n = 0, size = strlen(tok_decode(t, ids.id, ids.n, false)) + 1;
+    char *got = scratch_bytes(size);
+    const char *want = tok_decode(t, ids.id, ids.n, false);
+    TokStream s = tok_stream(t, false);
+    for (int i = 0; i <= ids.n; i++) {
+        const char *part = i < ids.n ? tok_stream_put(&s, ids.id[i]) : tok_stream_end(&s);
+        size_t len = strlen(part);
+        if (n + len < size) memcpy(got + n, part, len);
+        n += len;
+    }
+    bool same = n == strlen(want) && memcmp(got, want, n) == 0;
+    check(same, name, scratch_string("streams \"%.*s\", expected \"%s\"",
+                                     (int)(n < size ? n : size - 1), got, want));
+}
+
 static void golden_case(const Tokenizer *t, Json c, const char *name)
 {
     size_t n, n_pair = 0;
@@ -348,6 +366,7 @@ static void golden_case(const Tokenizer *t, Json c, const char *name)
     Json id = json_first(want);
     for (int i = 0; same && i < ids.n; i++, id = json_next(id)) same = json_number(id) == ids.id[i];
     check(same, name, ids_string(ids));
+    if (strncmp(json_str(c, "tokenizer", ""), "clip", 4)) check_stream(t, ids, name);
     const char *decoded = json_string(json_get(c, "decoded"), NULL);
     const char *got = cleaned_up(tok_decode(t, ids.id, ids.n, false));
     if (decoded)
@@ -432,6 +451,12 @@ static void test_tiny(void)
     expect("a pair", tok_encode_pair(bert, "low", 3, "can", 3, TOK_SPECIAL), "2 13 3 22 3");
     expect("CLIP's pair", tok_encode_pair(clip, "cat", 3, "the", 3, TOK_SPECIAL),
            "522 515 523 523 513 523");
+    const TokPart part[] = { { "[MA", 3, false }, { "SK][SEP]", 8, true }, { "[SEP]", 5, false } };
+    expect("parts", tok_encode_parts(bert, part, 3, TOK_SPECIAL), "2 1 1 1 1 1 1 3 3");
+    expect("parts, nothing raw", tok_encode_parts(bert, part + 2, 1, 0), "3");
+    check(tok_named(bert, TOK_MASK) == 4 && tok_named(bert, TOK_BOS) == -1
+          && tok_named(clip, TOK_BOS) == 522, "tok_named", "wrong");
+    check(tok_is_special(bert, 4) && !tok_is_special(bert, 13), "tok_is_special", "wrong");
     const int some[] = { 2, 13, -5, 1000, 3 };
     check(strcmp(tok_decode(bert, some, 5, true), "low") == 0, "decode", "ids that are not there");
     check(tok_id(bert, "##ing") == 11 && tok_id(bert, "ing") == -1, "tok_id", "wrong");

@@ -166,7 +166,7 @@ static size_t spaces_after(const Tokenizer *t, Str s, size_t at)
     return at;
 }
 
-void added_split(const Tokenizer *t, const Matcher *m, Str s, bool raw, SegmentFn *segment,
+void added_split(const Tokenizer *t, const Matcher *m, Str s, Run run, SegmentFn *segment,
                  IdList *out)
 {
     size_t done = 0, at = 0;
@@ -176,13 +176,72 @@ void added_split(const Tokenizer *t, const Matcher *m, Str s, bool raw, SegmentF
         const AddedToken *a = &t->added[p->token];
         size_t begin = at, end = at + p->pattern.n;
         at = end;
-        if (raw && a->special) continue;
+        if (run.raw && a->special) continue;
         if (a->single_word && (word_before(t, s, begin) || word_after(t, s, end))) continue;
         if (a->lstrip && begin > done) begin = spaces_before(t, s, done, begin);
         if (a->rstrip) end = spaces_after(t, s, end);
-        if (done < begin) segment(t, (Str){ s.s + done, begin - done }, raw, out);
+        if (done < begin) segment(t, (Str){ s.s + done, begin - done }, run, out);
         ids_add(out, a->id);
         done = end;
     }
-    if (done < s.n) segment(t, (Str){ s.s + done, s.n - done }, raw, out);
+    if (done < s.n) segment(t, (Str){ s.s + done, s.n - done }, run, out);
+}
+
+/* === Texts of which parts are raw ============================================================= */
+
+/* A noncharacter that no part has. */
+static uint32_t unused_point(const TokPart *part, int n)
+{
+    for (uint32_t c = 0xFDD0; c <= 0xFDEF; c++) {
+        char s[4];
+        size_t len = (size_t)utf8_put(s, c);
+        bool used = false;
+        for (int i = 0; i < n && !used; i++) used = memmem(part[i].text, part[i].n, s, len);
+        if (!used) return c;
+    }
+    return U_REPLACEMENT;                    /* somebody tries hard: all of theirs goes */
+}
+
+/* Where in the special token at `at`, of n bytes, the guard goes: before its second character, or
+ * where the raw part begins. SIZE_MAX: no raw part is touched. start [n_parts + 1]. */
+static size_t guard_place(const TokPart *part, const size_t *start, int n_parts, Str s, size_t at,
+                          size_t n)
+{
+    for (int i = 0; i < n_parts; i++) {
+        if (!part[i].raw || start[i] >= at + n || start[i + 1] <= at) continue;
+        if (start[i] > at) return start[i];
+        size_t second = at + 1;
+        while (second < at + n && (s.s[second] & 0xC0) == 0x80) second++;
+        return second;
+    }
+    return SIZE_MAX;
+}
+
+Text added_guard(const Tokenizer *t, const TokPart *part, int n, uint32_t *guard)
+{
+    Text all = {0}, out = {0};
+    size_t *start = scratch_bytes(mul_size((size_t)n + 1, sizeof *start)), done = 0;
+    bool begins[256] = {0};                  /* a special token begins with this byte */
+    for (int k = 0; k < t->n_added; k++)
+        if (t->added[k].special) begins[(uint8_t)t->added[k].content.s[0]] = true;
+    for (int i = 0; i < n; i++) {
+        start[i] = all.n;
+        text_add_utf8(&all, part[i].text, part[i].n);
+    }
+    start[n] = all.n;
+    *guard = unused_point(part, n);
+    for (size_t at = 0; at < all.n; at++) {
+        for (int k = 0; begins[(uint8_t)all.s[at]] && k < t->n_added; k++) {
+            Str c = t->added[k].content;
+            if (!t->added[k].special || all.n - at < c.n || memcmp(all.s + at, c.s, c.n)) continue;
+            size_t place = guard_place(part, start, n, text_str(&all), at, c.n);
+            if (place == SIZE_MAX || place <= done) continue;
+            text_add(&out, all.s + done, place - done);
+            text_put(&out, *guard);
+            done = place;
+        }
+    }
+    if (done == 0) *guard = 0;
+    text_add(&out, all.s + done, all.n - done);
+    return out;
 }

@@ -32,17 +32,17 @@ typedef struct {
     Class       class;
 } Dir;
 
-/* The tokens that have a name, in the reference's order. */
-enum { BOS, EOS, UNK, SEP, PAD, CLS, MASK, N_NAMED };
-static const char *const NAMED[N_NAMED] = {
+/* The tokens that have a name, in the reference's order, which is that of TokName. */
+static const char *const NAMED[TOK_N_NAMES] = {
     "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"
 };
-static const char *const BERT_NAMED[N_NAMED] = {
-    [UNK] = "[UNK]", [SEP] = "[SEP]", [PAD] = "[PAD]", [CLS] = "[CLS]", [MASK] = "[MASK]"
+static const char *const BERT_NAMED[TOK_N_NAMES] = {
+    [TOK_UNK] = "[UNK]", [TOK_SEP] = "[SEP]", [TOK_PAD] = "[PAD]", [TOK_CLS] = "[CLS]",
+    [TOK_MASK] = "[MASK]"
 };
-static const char *const CLIP_NAMED[N_NAMED] = {
-    [BOS] = "<|startoftext|>", [EOS] = "<|endoftext|>", [UNK] = "<|endoftext|>",
-    [PAD] = "<|endoftext|>"
+static const char *const CLIP_NAMED[TOK_N_NAMES] = {
+    [TOK_BOS] = "<|startoftext|>", [TOK_EOS] = "<|endoftext|>", [TOK_UNK] = "<|endoftext|>",
+    [TOK_PAD] = "<|endoftext|>"
 };
 
 /* === What the directory says ================================================================== */
@@ -100,7 +100,7 @@ static bool token_of(Json j, AddedToken *a)
 
 static const char *const *defaults(const Dir *d)
 {
-    static const char *const NONE[N_NAMED];
+    static const char *const NONE[TOK_N_NAMES];
     return d->class == CLASS_BERT ? BERT_NAMED : d->class == CLASS_CLIP ? CLIP_NAMED : NONE;
 }
 
@@ -114,10 +114,21 @@ static bool named_token(const Dir *d, int which, AddedToken *a)
     return standard != NULL;
 }
 
+/* Empty: it has none. */
 static Str named_content(const Dir *d, int which)
 {
     AddedToken a = {0};
-    return named_token(d, which, &a) ? a.content : str_of(defaults(d)[which]);
+    const char *standard = defaults(d)[which];
+    if (named_token(d, which, &a)) return a.content;
+    return standard ? str_of(standard) : STR("");
+}
+
+static void find_named(Tokenizer *t, const Dir *d)
+{
+    for (int i = 0; i < TOK_N_NAMES; i++) {
+        Str content = named_content(d, i);
+        t->named[i] = content.n ? vocab_find(&t->vocab, content) : -1;
+    }
 }
 
 static void add_if_new(Tokenizer *t, Json j)
@@ -133,7 +144,7 @@ static void add_own_names(Tokenizer *t, Json config)
         size_t n;
         const char *key = json_key(j, &n);
         bool token = n > 6 && strcmp(key + n - 6, "_token") == 0;
-        for (int i = 0; i < N_NAMED; i++) token &= strcmp(key, NAMED[i]) != 0;
+        for (int i = 0; i < TOK_N_NAMES; i++) token &= strcmp(key, NAMED[i]) != 0;
         if (token) add_if_new(t, j);
     }
 }
@@ -142,7 +153,7 @@ static void add_named(Tokenizer *t, const Dir *d)
 {
     static const char *const LISTS[] = { "extra_special_tokens", "additional_special_tokens" };
     AddedToken a;
-    for (int i = 0; i < N_NAMED; i++)
+    for (int i = 0; i < TOK_N_NAMES; i++)
         if (named_token(d, i, &a) && !added_get(t, a.content)) added_add(t, a);
     add_own_names(t, d->config);
     for (int i = 0; i < 2; i++) {
@@ -165,7 +176,7 @@ static int by_id(const void *x, const void *y)
 static bool is_named(const Dir *d, Str content)
 {
     AddedToken a;
-    for (int i = 0; i < N_NAMED; i++)
+    for (int i = 0; i < TOK_N_NAMES; i++)
         if (named_token(d, i, &a) && str_eq(a.content, content)) return true;
     return false;
 }
@@ -242,7 +253,7 @@ static void bert_steps(Tokenizer *t, const Dir *d)
     t->dec[0] = (DecStep){ .kind = DEC_WORDPIECE, .what = STR("##"), .cleanup = true };
     t->model.prefix = STR("##");
     t->model.max_chars = 100;
-    t->model.unk = named_content(d, UNK);
+    t->model.unk = named_content(d, TOK_UNK);
     t->model.unk_id = id_or_die(t, t->model.unk);
 }
 
@@ -257,7 +268,7 @@ static void clip_steps(Tokenizer *t, const Dir *d)
     t->pre[1] = (PreStep){ .kind = PRE_BYTES, .split = true };
     t->n_dec = 1;
     t->dec[0] = (DecStep){ .kind = DEC_BYTES };
-    t->model.unk = named_content(d, UNK);
+    t->model.unk = named_content(d, TOK_UNK);
     t->model.unk_id = id_or_die(t, t->model.unk);
 }
 
@@ -410,10 +421,11 @@ Tokenizer *tok_load(const char *dir)
     if (clip) clip_steps(t, &d);
     add_all(t, &d);
     if (d.json.node) parse_post(t, d.json);
-    if (bert) set_templates(t, id_or_die(t, named_content(&d, CLS)),
-                            id_or_die(t, named_content(&d, SEP)), false);
-    if (clip) set_templates(t, id_or_die(t, named_content(&d, BOS)),
-                            id_or_die(t, named_content(&d, EOS)), true);
+    if (bert) set_templates(t, id_or_die(t, named_content(&d, TOK_CLS)),
+                            id_or_die(t, named_content(&d, TOK_SEP)), false);
+    if (clip) set_templates(t, id_or_die(t, named_content(&d, TOK_BOS)),
+                            id_or_die(t, named_content(&d, TOK_EOS)), true);
+    find_named(t, &d);
     added_compile(t);
     trim_after_bytes(t);
     t->split_special = json_bool(d.config, "split_special_tokens", false);

@@ -8,6 +8,8 @@
  *   - ByteLevel: a piece with any character that stands for no byte is taken as it is, whole.
  *   - Broken UTF-8 becomes U+FFFD: once per broken sequence in ByteLevel, once per byte in
  *     ByteFallback.
+ *   - While ids come one by one, what a later one can still change must wait: the beginning of a
+ *     character, and a run of byte pieces, which one bad byte turns into U+FFFD as a whole.
  *   - CLIPTokenizer goes over the text once more: "</w>" to space, then Python's strip(), for which
  *     U+001C to U+001F are spaces too. */
 #include <string.h>
@@ -205,4 +207,153 @@ Text decode_pieces(const Tokenizer *t, Str *piece, size_t n)
         text_add(&out, p.s[i].s, p.s[i].n);
     }
     return out;
+}
+
+/* === One id after the other =================================================================== */
+
+static bool makes_one(DecKind kind) { return kind == DEC_FUSE || kind == DEC_BYTES; }
+
+/* The last step, if it strips the text as a whole. */
+static const DecStep *last_strip(const Tokenizer *t)
+{
+    int n = t->n_dec;
+    bool strips = n > 1 && t->dec[n - 1].kind == DEC_STRIP && makes_one(t->dec[n - 2].kind);
+    return strips ? &t->dec[n - 1] : NULL;
+}
+
+/* Does no step look at the whole text before anything of it is certain? */
+static bool streams(const Tokenizer *t)
+{
+    int n = t->n_dec - (last_strip(t) != NULL);
+    for (int i = 0; i < t->n_dec; i++) {
+        const DecStep *d = &t->dec[i];
+        bool fuses_next = i + 1 < n && t->dec[i + 1].kind == DEC_FUSE;
+        if (d->kind == DEC_BPE || d->kind == DEC_TRIM) return false;
+        if (d->kind == DEC_STRIP && d->stop) return false;
+        if (d->kind == DEC_BYTE_FALLBACK && !fuses_next) return false;
+        if (makes_one(d->kind) && i + 1 < n) return false;
+    }
+    return true;
+}
+
+TokStream tok_stream(const Tokenizer *t, bool skip_special)
+{
+    const DecStep *strip_step = last_strip(t);
+    if (!streams(t))
+        die(EXIT_MODEL, "%s: its decoder needs the whole text, so that this tokenizer does not suit"
+            " a model that writes", t->name);
+    return (TokStream){ .tok = t, .skip_special = skip_special,
+                        .strip = strip_step ? strip_step->start : 0 };
+}
+
+/* Takes the bytes that are held, as many as there is no doubt about: whole characters, and U+FFFD
+ * for what can no more become one. all: no more bytes will come. */
+static void release(TokStream *s, Text *out, bool all)
+{
+    int at = 0, bad;
+    while (at < s->n_held) {
+        int left = s->n_held - at, len = utf8_check(s->held + at, (size_t)left, &bad);
+        uint8_t lead = (uint8_t)s->held[at];
+        if (!len && bad == left && lead >= 0xC2 && lead <= 0xF4 && !all) break;  /* a beginning */
+        if (len) text_add(out, s->held + at, (size_t)len);
+        else     text_put(out, U_REPLACEMENT);
+        at += len ? len : bad;
+    }
+    s->n_held -= at;
+    memmove(s->held, s->held + at, (size_t)s->n_held);
+}
+
+/* The text of a run of byte pieces: all of it is UTF-8, or each byte is a U+FFFD. */
+static void release_run(TokStream *s, Text *out)
+{
+    Text run = {0};
+    Str piece;
+    Pieces one = { &piece, 0 };
+    text_add(&run, s->held, (size_t)s->n_held);
+    flush_bytes(&run, &one);
+    if (one.n) text_add(out, piece.s, piece.n);
+    s->n_held = 0;
+}
+
+static void hold_byte(TokStream *s, Text *out, char c)
+{
+    if (s->n_held == (int)sizeof s->held) release_run(s, out);
+    s->held[s->n_held++] = c;
+}
+
+static void hold_text(TokStream *s, Text *out, Str bytes)
+{
+    for (size_t i = 0; i < bytes.n; i++) {
+        s->held[s->n_held++] = bytes.s[i];
+        if (s->n_held == (int)sizeof s->held) release(s, out, false);
+    }
+    release(s, out, false);
+}
+
+/* Through the steps, the piece alone. */
+static void stream_piece(TokStream *s, Text *out, Str piece)
+{
+    const Tokenizer *t = s->tok;
+    int n = t->n_dec - (last_strip(t) != NULL);
+    for (int i = 0; i < n; i++) {
+        const DecStep *d = &t->dec[i];
+        Str two[2] = { STR(""), piece };     /* the first piece of a text may be another case */
+        Pieces p = s->started ? (Pieces){ two, 2 } : (Pieces){ two + 1, 1 };
+        Text bytes = {0};
+        int byte;
+        switch (d->kind) {
+        case DEC_FUSE: break;
+        case DEC_BYTES:
+            add_bytes(&bytes, piece);
+            hold_text(s, out, text_str(&bytes));
+            return;
+        case DEC_BYTE_FALLBACK:
+            if ((byte = fallback_byte(piece)) >= 0) { hold_byte(s, out, (char)byte); return; }
+            release_run(s, out);
+            break;
+        default:
+            decode_step(t, d, &p);
+            piece = p.s[p.n - 1];
+        }
+    }
+    if (t->n_dec == 0 && s->started) text_add(out, " ", 1);
+    text_add(out, piece.s, piece.n);
+}
+
+/* The blanks that go in front of everything. */
+static const char *strip_front(TokStream *s, Text *out)
+{
+    Str text = text_str(out);
+    while (s->strip && text.n) {
+        Str what = last_strip(s->tok)->what;
+        if (!starts_with(text, what)) { s->strip = 0; break; }
+        text.s += what.n;
+        text.n -= what.n;
+        s->strip--;
+    }
+    Text rest = {0};
+    text_add(&rest, text.s, text.n);
+    text_add(&rest, "", 1);
+    return rest.s;
+}
+
+const char *tok_stream_put(TokStream *s, int id)
+{
+    Text out = {0};
+    Str piece = shown_piece(s->tok, id, s->skip_special);
+    if (piece.s) {
+        stream_piece(s, &out, piece);
+        s->started = true;
+    }
+    return strip_front(s, &out);
+}
+
+const char *tok_stream_end(TokStream *s)
+{
+    Text out = {0};
+    bool bytes = false;
+    for (int i = 0; i < s->tok->n_dec; i++) bytes |= s->tok->dec[i].kind == DEC_BYTES;
+    if (bytes) release(s, &out, true);
+    else       release_run(s, &out);
+    return strip_front(s, &out);
 }

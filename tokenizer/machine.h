@@ -175,6 +175,7 @@ struct Tokenizer {
     AddedToken     *added;
     int             n_added, cap_added, next_id;
     Matcher         raw, normal;                     /* not normalized, normalized */
+    int             named[TOK_N_NAMES];              /* ids; -1: none */
     bool            split_special;                   /* TOK_RAW always */
 };
 
@@ -196,9 +197,14 @@ void added_add(Tokenizer *t, AddedToken a);          /* gives it an id, as the r
 const AddedToken *added_get(const Tokenizer *t, Str content);         /* NULL: none */
 const AddedToken *added_of_id(const Tokenizer *t, int id);
 void added_compile(Tokenizer *t);                    /* after the last one: makes the matchers */
+/* Texts of n parts with a noncharacter put into every special token that a raw part touches, so
+ * that it is found no more; *guard: the character, to be taken out again. 0: none was needed. */
+Text added_guard(const Tokenizer *t, const TokPart *part, int n, uint32_t *guard);
+/* What one call of encode is to do. guard: of added_guard, or 0. */
+typedef struct { bool raw; uint32_t guard; } Run;
 /* Cuts s at the tokens of m. Calls segment for what is between, ids_add for the tokens. */
-typedef void SegmentFn(const Tokenizer *t, Str s, bool raw, IdList *out);
-void added_split(const Tokenizer *t, const Matcher *m, Str s, bool raw, SegmentFn *segment,
+typedef void SegmentFn(const Tokenizer *t, Str s, Run run, IdList *out);
+void added_split(const Tokenizer *t, const Matcher *m, Str s, Run run, SegmentFn *segment,
                  IdList *out);
 
 /* normalize.c: s as it leaves the normalizers, in scratch or as it was. */
@@ -218,7 +224,8 @@ void bpe_init(Tokenizer *t, int n_merges);
 bool bpe_merge(Tokenizer *t, Str left, Str right, int rank);
 void bpe_finish(Tokenizer *t);                       /* after the last merge */
 
-/* decode.c: pieces -> text, in scratch. */
+/* decode.c: pieces -> text, in scratch. tok_decode's piece of an id; s NULL: it gives nothing. */
+Str  shown_piece(const Tokenizer *t, int id, bool skip_special);
 Text decode_pieces(const Tokenizer *t, Str *piece, size_t n);
 
 #endif

@@ -431,6 +431,7 @@ Tokenizer *tok_new(const char *name)
     t->name = keep_string("%s", quoted(name));           /* for messages alone */
     t->cls = unicode_classes();
     t->model.unk_id = -1;
+    for (int i = 0; i < TOK_N_NAMES; i++) t->named[i] = -1;
     return t;
 }
 

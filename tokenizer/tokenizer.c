@@ -235,6 +235,23 @@ const char *tok_piece(const Tokenizer *t, int id, size_t *n)
 
 int tok_size(const Tokenizer *t) { return t->vocab.n_ids; }
 
+int tok_named(const Tokenizer *t, TokName which)
+{
+    return which >= 0 && which < TOK_N_NAMES ? t->named[which] : -1;
+}
+
+bool tok_is_special(const Tokenizer *t, int id)
+{
+    const AddedToken *a = added_of_id(t, id);
+    return a && a->special;
+}
+
+bool tok_adds_bos(const Tokenizer *t)
+{
+    int bos = t->named[TOK_BOS];
+    return bos >= 0 && t->single.n && t->single.item[0] == bos;
+}
+
 const char *tok_kind(const Tokenizer *t)
 {
     return t->kind == MODEL_WORDPIECE ? "WordPiece" : "BPE";
@@ -242,9 +259,14 @@ const char *tok_kind(const Tokenizer *t)
 
 /* === Encoding ================================================================================= */
 
-static void encode_words(const Tokenizer *t, Str s, bool raw, IdList *out)
+static void encode_words(const Tokenizer *t, Str s, Run run, IdList *out)
 {
-    (void)raw;
+    char guard[4];
+    if (run.guard) {
+        Text clean = {0};
+        text_replace(&clean, s, (Str){ guard, (size_t)utf8_put(guard, run.guard) }, STR(""));
+        s = text_str(&clean);
+    }
     Words w = pre_tokenize(t, s);
     for (size_t i = 0; i < w.n; i++) {
         if (t->kind == MODEL_WORDPIECE) wordpiece(t, w.word[i], out);
@@ -252,18 +274,18 @@ static void encode_words(const Tokenizer *t, Str s, bool raw, IdList *out)
     }
 }
 
-static void encode_segment(const Tokenizer *t, Str s, bool raw, IdList *out)
+static void encode_segment(const Tokenizer *t, Str s, Run run, IdList *out)
 {
-    added_split(t, &t->normal, normalize(t, s), raw, encode_words, out);
+    added_split(t, &t->normal, normalize(t, s), run, encode_words, out);
 }
 
 /* The ids of a text without anything around them. */
-static IdList encode_text(const Tokenizer *t, const char *text, size_t n, bool raw)
+static IdList encode_text(const Tokenizer *t, const char *text, size_t n, Run run)
 {
     IdList out = {0};
     Text clean = {0};
     text_add_utf8(&clean, text, n);
-    added_split(t, &t->raw, text_str(&clean), raw, encode_segment, &out);
+    added_split(t, &t->raw, text_str(&clean), run, encode_segment, &out);
     return out;
 }
 
@@ -283,15 +305,10 @@ static Ids fill_template(const Template *tpl, bool special, const IdList *part)
     return (Ids){ all.id, (int)all.n };
 }
 
-static Ids encode(const Tokenizer *t, const char *a, size_t n_a, const char *b, size_t n_b,
-                  int flags)
+/* The result of a call, moved to where its scratch began. */
+static Ids finish(const Template *tpl, int flags, const IdList *part, size_t mark, char *first)
 {
-    size_t mark = scratch_mark();
-    char *first = scratch_bytes(1);
-    bool raw = (flags & TOK_RAW) || t->split_special, special = flags & TOK_SPECIAL;
-    IdList part[2] = { encode_text(t, a, n_a, raw), {0} };
-    if (b) part[1] = encode_text(t, b, n_b, raw);
-    Ids ids = fill_template(b ? &t->pair : &t->single, special, part);
+    Ids ids = fill_template(tpl, flags & TOK_SPECIAL, part);
     if (ids.n == 0) ids.id = (int *)(void *)first;
     ids.id = to_front(mark, first, ids.id, (size_t)ids.n * sizeof *ids.id);
     return ids;
@@ -299,16 +316,47 @@ static Ids encode(const Tokenizer *t, const char *a, size_t n_a, const char *b, 
 
 Ids tok_encode(const Tokenizer *t, const char *text, size_t n, int flags)
 {
-    return encode(t, text, n, NULL, 0, flags);
+    size_t mark = scratch_mark();
+    char *first = scratch_bytes(1);
+    Run run = { .raw = (flags & TOK_RAW) || t->split_special };
+    IdList part[2] = { encode_text(t, text, n, run), {0} };
+    return finish(&t->single, flags, part, mark, first);
 }
 
 Ids tok_encode_pair(const Tokenizer *t, const char *a, size_t n_a, const char *b, size_t n_b,
                     int flags)
 {
-    return encode(t, a, n_a, b, n_b, flags);
+    size_t mark = scratch_mark();
+    char *first = scratch_bytes(1);
+    Run run = { .raw = (flags & TOK_RAW) || t->split_special };
+    IdList part[2] = { encode_text(t, a, n_a, run), encode_text(t, b, n_b, run) };
+    return finish(&t->pair, flags, part, mark, first);
+}
+
+Ids tok_encode_parts(const Tokenizer *t, const TokPart *part, int n_parts, int flags)
+{
+    size_t mark = scratch_mark();
+    char *first = scratch_bytes(1);
+    Run run = { .raw = (flags & TOK_RAW) || t->split_special };
+    Text all = added_guard(t, part, n_parts, &run.guard);
+    IdList ids[2] = { encode_text(t, all.s, all.n, run), {0} };
+    return finish(&t->single, flags, ids, mark, first);
 }
 
 /* === Decoding ================================================================================= */
+
+/* An added token goes by what it decodes to, as in the reference. */
+Str shown_piece(const Tokenizer *t, int id, bool skip_special)
+{
+    Str s = {0};
+    s.s = tok_piece(t, id, &s.n);
+    const AddedToken *a = added_of_id(t, id);
+    if (a) {
+        s = a->shown;
+        a = added_get(t, s);
+    }
+    return skip_special && a && a->special ? (Str){0} : s;
+}
 
 char *tok_decode(const Tokenizer *t, const int *id, int n, bool skip_special)
 {
@@ -316,14 +364,8 @@ char *tok_decode(const Tokenizer *t, const int *id, int n, bool skip_special)
     char *first = scratch_bytes(1);
     Str *piece = scratch_bytes(mul_size((size_t)n + 1, sizeof *piece));
     for (int i = 0; i < n; i++) {
-        Str s = {0};
-        s.s = tok_piece(t, id[i], &s.n);
-        const AddedToken *a = added_of_id(t, id[i]);
-        if (a) {                             /* by what it decodes to, as the reference does */
-            s = a->shown;
-            a = added_get(t, s);
-        }
-        if (s.s && !(skip_special && a && a->special)) piece[n_pieces++] = s;
+        Str s = shown_piece(t, id[i], skip_special);
+        if (s.s) piece[n_pieces++] = s;
     }
     Text out = decode_pieces(t, piece, n_pieces);
     text_add(&out, "", 1);

@@ -31,9 +31,39 @@ Ids tok_encode(const Tokenizer *t, const char *text, size_t n, int flags);
 Ids tok_encode_pair(const Tokenizer *t, const char *a, size_t n_a, const char *b, size_t n_b,
                     int flags);
 
+/* One text in parts, encoded as the whole it is; in a part that is raw no special token is found,
+ * nor one that reaches into it from the part before: a template with what a user wrote in it. */
+typedef struct { const char *text; size_t n; bool raw; } TokPart;
+Ids tok_encode_parts(const Tokenizer *t, const TokPart *part, int n_parts, int flags);
+
 /* Ids to text, zero-terminated, in scratch; ids that are not in the vocabulary are skipped, special
  * tokens too if skip_special. The checkpoint's own decoder, with no second clean-up. */
 char *tok_decode(const Tokenizer *t, const int *id, int n, bool skip_special);
+
+/* Decoding while ids come: what tok_decode would give for all of them, handed out in parts, each of
+ * whole characters and as early as no later id can change it (a run of byte pieces such as <0xE2>
+ * waits for its end, at most 256 bytes). Not for decoders that look at the end of a text first
+ * (CLIP's): EXIT_MODEL. Copying the struct is fine: tok_stream_end of a copy tells what would come
+ * if the text ended here. */
+typedef struct {
+    const Tokenizer *tok;
+    bool skip_special, started;              /* started: a piece has come */
+    int  strip;                              /* how many leading blanks may still go */
+    int  n_held;
+    char held[256];                          /* bytes of a character, or of a run, not yet whole */
+} TokStream;
+TokStream   tok_stream(const Tokenizer *t, bool skip_special);
+const char *tok_stream_put(TokStream *s, int id);    /* zero-terminated, may be empty; scratch */
+const char *tok_stream_end(TokStream *s);            /* the rest, broken UTF-8 as U+FFFD; scratch */
+
+/* The ids of the tokens that tokenizer_config.json and its like, or the kind of tokenizer, give a
+ * name to. -1: there is none. */
+typedef enum {
+    TOK_BOS, TOK_EOS, TOK_UNK, TOK_SEP, TOK_PAD, TOK_CLS, TOK_MASK, TOK_N_NAMES
+} TokName;
+int         tok_named(const Tokenizer *t, TokName which);
+bool        tok_is_special(const Tokenizer *t, int id);          /* dropped by skip_special */
+bool        tok_adds_bos(const Tokenizer *t);        /* TOK_SPECIAL puts TOK_BOS in front */
 
 int         tok_id(const Tokenizer *t, const char *piece);       /* -1: not there */
 const char *tok_piece(const Tokenizer *t, int id, size_t *n);    /* NULL: not there */
