@@ -350,13 +350,14 @@ KvCache kv_cache_scratch(int n_items, int max_len, int d)
 /* Through a copy of what is used: beams may have swapped places. */
 static void reorder(Tensor t, int len, const int *from, int n_items)
 {
-    size_t item = (size_t)t.dim[1] * (size_t)t.dim[2], used = (size_t)len * (size_t)t.dim[2];
+    size_t row = (size_t)t.dim[2] * dtype_size(t.dtype);      /* bytes */
+    size_t item = (size_t)t.dim[1] * row, used = (size_t)len * row;
     size_t mark = scratch_mark();
-    float *old = scratch_bytes(mul_size((size_t)t.dim[0], used * sizeof(float)));
+    char *old = scratch_bytes(mul_size((size_t)t.dim[0], used)), *now = t.data;
     for (int i = 0; i < t.dim[0]; i++)
-        memcpy(old + (size_t)i * used, f32(t) + (size_t)i * item, used * sizeof(float));
+        memcpy(old + (size_t)i * used, now + (size_t)i * item, used);
     for (int i = 0; i < n_items; i++)
-        memcpy(f32(t) + (size_t)i * item, old + (size_t)from[i] * used, used * sizeof(float));
+        memcpy(now + (size_t)i * item, old + (size_t)from[i] * used, used);
     scratch_reset(mark);
 }
 
@@ -373,15 +374,16 @@ void kv_reorder(KvCache *c, const int *from, int n_items)
     reorder(c->v, c->len, from, n_items);
 }
 
-/* Projects the tokens of x into rows len .. len+n_tok-1 of each item of the cache. Of a single item
- * these rows follow each other, and the product is written where it will stay. */
+/* Projects the tokens of x into rows len .. len+n_tok-1 of each item of the cache, of whatever type
+ * it is. Of a single item in F32 these rows follow each other, and the product is written where it
+ * will stay. */
 static void cache_project(Tensor cache, int len, Tensor x, const Linear *l)
 {
     int n_items = n_items_of(x), n_tok = n_tok_of(x), d = cache.dim[2];
     if (n_items > cache.dim[0] || len + n_tok > cache.dim[1])
         bug("attention: %d items, rows %d..%d do not fit a cache %s", n_items, len,
             len + n_tok - 1, shape_string(cache));
-    if (n_items == 1) {
+    if (n_items == 1 && cache.dtype == F32) {
         linear(rows(flat(cache), len, n_tok), x, l);
         return;
     }
@@ -389,16 +391,16 @@ static void cache_project(Tensor cache, int len, Tensor x, const Linear *l)
     Tensor new = scratch_like(x, d);
     linear(new, x, l);
     size_t n = (size_t)n_tok * (size_t)d, item = (size_t)cache.dim[1] * (size_t)d;
-    for (int i = 0; i < n_items; i++)
-        memcpy(f32(cache) + (size_t)i * item + (size_t)len * (size_t)d, f32(new) + (size_t)i * n,
-               n * sizeof(float));
+    for (size_t i = 0; i < (size_t)n_items; i++)
+        kernel.narrow[cache.dtype]((char *)cache.data + (i * item + (size_t)len * (size_t)d) *
+                                   dtype_size(cache.dtype), f32(new) + i * n, (int)n);
     scratch_reset(mark);
 }
 
 /* === Attention ================================================================================ */
 
 /* Keys and values as attention finds them: [n_kv, d_kv] of item i begins at i * stride. */
-typedef struct { const float *k, *v; int n_kv; size_t stride; } Keys;
+typedef struct { const void *k, *v; DType type; int n_kv; size_t stride; } Keys;
 
 /* Cross-attention: the memory serves all items. Its keys and values do not change while a text is
  * written, so with a cache they are computed once: for a picture of 577 rows they cost as much as
@@ -411,14 +413,14 @@ static Keys keys_of_memory(const Attn *a, const AttnArgs *args)
         Tensor k = scratch(n_rows(args->memory), d), v = scratch(n_rows(args->memory), d);
         linear(k, args->memory, &a->k);
         linear(v, args->memory, &a->v);
-        return (Keys){ f32(k), f32(v), n_rows(args->memory), 0 };
+        return (Keys){ f32(k), f32(v), F32, n_rows(args->memory), 0 };
     }
     if (!c->len) {
         cache_project(c->k, 0, args->memory, &a->k);
         cache_project(c->v, 0, args->memory, &a->v);
         c->len = n_rows(args->memory);
     }
-    return (Keys){ f32(c->k), f32(c->v), c->len, 0 };
+    return (Keys){ c->k.data, c->v.data, c->k.dtype, c->len, 0 };
 }
 
 /* Self-attention: each item has its own. With a cache those of the past come first, and a new token
@@ -431,12 +433,12 @@ static Keys keys_of_self(Tensor x, const Attn *a, const AttnArgs *args)
         Tensor k = scratch_like(x, d), v = scratch_like(x, d);
         linear(k, x, &a->k);
         linear(v, x, &a->v);
-        return (Keys){ f32(k), f32(v), n_tok_of(x), (size_t)n_tok_of(x) * (size_t)d };
+        return (Keys){ f32(k), f32(v), F32, n_tok_of(x), (size_t)n_tok_of(x) * (size_t)d };
     }
     cache_project(c->k, c->len, x, &a->k);
     cache_project(c->v, c->len, x, &a->v);
     c->len += n_tok_of(x);
-    return (Keys){ f32(c->k), f32(c->v), c->len, (size_t)c->k.dim[1] * (size_t)d };
+    return (Keys){ c->k.data, c->v.data, c->k.dtype, c->len, (size_t)c->k.dim[1] * (size_t)d };
 }
 
 static void attend_keys(Tensor out, Tensor q, Keys kv, const Attn *a, Tensor bias, bool causal)
@@ -449,7 +451,8 @@ static void attend_keys(Tensor out, Tensor q, Keys kv, const Attn *a, Tensor bia
         bug("attend: bias %s for %d queries, %d keys", shape_string(bias), n_tok_of(q), kv.n_kv);
     flops += 4.0 * n_rows(q) * kv.n_kv * n_cols(q);
     attention_heads(&(Attention){
-        .out = f32(out), .q = f32(q), .k = kv.k, .v = kv.v, .kv_stride = kv.stride,
+        .out = f32(out), .q = f32(q), .k = kv.k, .v = kv.v, .kv_type = kv.type,
+        .kv_stride = kv.stride,
         .bias = f32(bias), .bias_heads = bias.data && bias.ndim == 3 ? bias.dim[0] : 1,
         .n_items = n_items_of(q), .n_q = n_tok_of(q), .n_kv = kv.n_kv,
         .n_heads = a->n_heads, .n_kv_heads = a->n_kv_heads, .head_dim = a->head_dim,
@@ -465,7 +468,7 @@ void attend(Tensor out, Tensor q, Tensor k, Tensor v, const Attn *a, Tensor bias
         (k.ndim == 3 && k.dim[0] != n_items_of(q)))
         bug("attend: q %s, k %s, v %s", shape_string(q), shape_string(k), shape_string(v));
     size_t stride = k.ndim == 3 ? (size_t)n_tok_of(k) * (size_t)d : 0;
-    attend_keys(out, q, (Keys){ f32(k), f32(v), n_tok_of(k), stride }, a, bias, causal);
+    attend_keys(out, q, (Keys){ f32(k), f32(v), F32, n_tok_of(k), stride }, a, bias, causal);
 }
 
 /* out = [head 1, .., head n] W_o^T, head h = softmax(q_h k_h^T scale + bias) v_h, where q, k and v

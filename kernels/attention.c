@@ -45,8 +45,10 @@ typedef struct {
 /* What a task works on: rows row0 .. row0 + n_rows - 1 of the queries of one head. */
 typedef struct {
     const Attention *a;
-    const float *q, *k, *v, *bias;      /* bias [n_q, n_kv] of this head; NULL: none */
+    const float *q, *bias;              /* bias [n_q, n_kv] of this head; NULL: none */
+    const char *k, *v;
     float *out;
+    int    n_kv;                        /* of this item */
     int    ld, ldkv, row0, n_rows;
     float *scores;                      /* [n_rows, KEYS]; many queries: [tile_m, KEYS] */
     float *max, *sum;                   /* [n_rows], so far */
@@ -57,8 +59,8 @@ typedef struct {
 static int visible(const Block *b, int i)
 {
     const Attention *a = b->a;
-    int n = a->causal ? (b->row0 + i) % a->n_q + 1 + a->n_kv - a->n_q : a->n_kv;
-    return n < 0 ? 0 : min(n, a->n_kv);
+    int n = a->causal ? (b->row0 + i) % a->n_q + 1 + b->n_kv - a->n_q : b->n_kv;
+    return n < 0 ? 0 : min(n, b->n_kv);
 }
 
 /* Scores s of row i for n keys from j on -> weights, not yet divided by their sum. Returns false if
@@ -90,27 +92,36 @@ static bool soften(Block *b, float *s, int i, int j, int n)
     return true;
 }
 
+/* Row j of k or v. */
+static const void *row(const Block *b, const char *rows, int j)
+{
+    return rows + (size_t)j * b->ldkv * (b->a->kv_type == F32 ? 4 : 2);
+}
+
 static void few_queries(Block *b, int j, int n)
 {
     int hd = b->a->head_dim;
-    kernel.few[F32](b->scores, KEYS, b->q, b->ld, b->k + (size_t)j * b->ldkv, b->ldkv, b->n_rows, n,
-                    hd);
+    kernel.few[b->a->kv_type](b->scores, KEYS, b->q, b->ld, row(b, b->k, j), b->ldkv, b->n_rows, n,
+                              hd);
     for (int i = 0; i < b->n_rows; i++) {
         float *out = b->out + (size_t)i * b->ld;
         if (j == 0) memset(out, 0, (size_t)hd * sizeof *out);
         float *s = b->scores + (size_t)i * KEYS;
-        if (soften(b, s, i, j, n)) kernel.mix(out, s, b->v + (size_t)j * b->ldkv, b->ldkv, n, hd);
+        if (soften(b, s, i, j, n))
+            kernel.mix[b->a->kv_type](out, s, row(b, b->v, j), b->ldkv, n, hd);
     }
 }
 
 /* n rows of V -> panels [n][tile_n], padded with zeros. */
 static void pack_values(Block *b, int j, int n)
 {
+    DType type = b->a->kv_type;
     for (int c = 0; c < b->a->head_dim; c += kernel.tile_n) {
         int cols = min(kernel.tile_n, b->a->head_dim - c);
         for (int p = 0; p < n; p++) {
             float *to = b->v_panels + (size_t)c * KEYS + (size_t)p * kernel.tile_n;
-            memcpy(to, b->v + (size_t)(j + p) * b->ldkv + c, (size_t)cols * sizeof *to);
+            kernel.cvt[type](to, (const char *)row(b, b->v, j + p) + c * (type == F32 ? 4 : 2),
+                             cols);
             memset(to + cols, 0, (size_t)(kernel.tile_n - cols) * sizeof *to);
         }
     }
@@ -121,8 +132,8 @@ static void many_queries(Block *b, int j, int n)
     int hd = b->a->head_dim, tn = kernel.tile_n;
     float *s = b->scores;
     for (int p = 0; p < n; p += tn)
-        kernel.pack[F32](b->k_panels + (size_t)p * hd, b->k + (size_t)(j + p) * b->ldkv, b->ldkv,
-                         min(tn, n - p), hd);
+        kernel.pack[b->a->kv_type](b->k_panels + (size_t)p * hd, row(b, b->k, j + p), b->ldkv,
+                                   min(tn, n - p), hd);
     pack_values(b, j, n);
     for (int i = 0; i < b->n_rows; i += kernel.tile_m) {
         int rows = min(kernel.tile_m, b->n_rows - i);
@@ -145,12 +156,13 @@ static void attention_task(void *ctx, int task, int worker)
     int item = task / job->n_blocks / a->n_heads;       /* always 0 if the items share keys */
     int row0 = block * job->block_rows, kv_head = h / (a->n_heads / a->n_kv_heads);
     size_t at = ((size_t)item * job->n_rows + row0) * job->ld + (size_t)h * hd;
-    size_t kv = item * a->kv_stride + (size_t)kv_head * hd;
+    size_t kv = (item * a->kv_stride + (size_t)kv_head * hd) * (a->kv_type == F32 ? 4 : 2);
     float *work = job->work + worker * job->work_size;
     Block b = {
         .a = a, .ld = job->ld, .ldkv = job->ldkv,
         .row0 = row0, .n_rows = min(job->block_rows, job->n_rows - row0),
-        .q = a->q + at, .out = a->out + at, .k = a->k + kv, .v = a->v + kv,
+        .q = a->q + at, .out = a->out + at, .k = (const char *)a->k + kv,
+        .v = (const char *)a->v + kv, .n_kv = a->kv_len ? a->kv_len[item] : a->n_kv,
         .bias = !a->bias ? NULL : a->bias + (size_t)(a->bias_heads > 1 ? h : 0) * a->n_q * a->n_kv,
         .max = work, .sum = work + QUERIES, .scores = work + 2 * QUERIES,
     };
@@ -176,7 +188,7 @@ void attention_heads(const Attention *a)
 {
     bool few = a->n_q <= FEW_QUERIES;
     int hd = a->head_dim, items = a->kv_stride ? a->n_items : 1;
-    Job job = { .a = a, .ld = a->n_heads * hd, .ldkv = a->n_kv_heads * hd,
+    Job job = { .a = a, .ld = a->n_heads * hd, .ldkv = a->kv_row ? a->kv_row : a->n_kv_heads * hd,
                 .n_rows = a->kv_stride ? a->n_q : a->n_items * a->n_q };
     job.block_rows = ceil_div(job.n_rows, ceil_div(job.n_rows, QUERIES));
     job.block_rows = few ? job.block_rows : round_up(job.block_rows, kernel.tile_m);

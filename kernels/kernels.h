@@ -47,9 +47,13 @@ void gemm(float *C, int ldc, const float *A, int lda, const void *W, DType type,
 typedef struct {
     float       *out;        /* [n_items, n_q, n_heads*head_dim], dense */
     const float *q;          /* the same shape, dense */
-    const float *k, *v;      /* [n_items, n_kv, n_kv_heads*head_dim], rows dense; item i starts at
-                              * i*kv_stride elements (0: all items share the keys and values) */
+    const void  *k, *v;      /* [n_items, n_kv, n_kv_heads*head_dim]; item i starts at i*kv_stride
+                              * elements (0: all items share the keys and values) */
+    DType        kv_type;    /* of k and v: F32, F16, BF16 */
+    int          kv_row;     /* elements from row to row; 0: rows are dense */
     size_t       kv_stride;
+    const int   *kv_len;     /* NULL, or [n_items]: item i has kv_len[i] <= n_kv keys instead of
+                              * n_kv; not where items share them */
     const float *bias;       /* NULL, or [bias_heads, n_q, n_kv], shared by the items */
     int          bias_heads; /* 1 or n_heads */
     int          n_items, n_q, n_kv, n_heads, n_kv_heads, head_dim;
@@ -58,6 +62,9 @@ typedef struct {
 } Attention;
 
 void attention_heads(const Attention *a);
+
+/* Which two numbers of a head are a pair (arXiv 2104.09864): LLaMA's rotate_half, GPT-J's own. */
+enum { ROPE_HALVES, ROPE_PAIRS };
 
 /* === Micro-kernels ============================================================================ */
 
@@ -80,7 +87,7 @@ typedef struct {
     float (*dot)(const float *a, const float *b, int n);
     void  (*scale)(float *y, float s, int n);                           /* y *= s */
     /* y[c] += sum of p[j] V[j][c] over j < n, for c < d: a weighted sum of rows, ldv apart */
-    void  (*mix)(float *y, const float *p, const float *V, int ldv, int n, int d);
+    void  (*mix[3])(float *y, const float *p, const void *V, int ldv, int n, int d);
     void  (*add)(float *y, const float *x, int n);                      /* y += x */
     void  (*mul)(float *y, const float *x, int n);                      /* y *= x */
     float (*max)(const float *x, int n);
@@ -91,6 +98,11 @@ typedef struct {
     /* by Act, in place. GELU is off by at most 4 * 2^-24 |x|; bounds of all: test/kernels.c */
     void  (*act[6])(float *y, int n);
     void  (*cvt[3])(float *y, const void *x, int n);                    /* F32 F16 BF16 -> f32 */
+    void  (*narrow[3])(void *y, const float *x, int n);     /* f32 -> F32 F16 BF16, to nearest */
+    /* Rotates the first 2 half numbers of each of n_heads heads of d numbers, in place: the pair
+     * (a, b) by its angle i < half, to (a cos[i] - b sin[i], b cos[i] + a sin[i]). The pairs are
+     * (y[i], y[i + half]) for ROPE_HALVES, (y[2 i], y[2 i + 1]) for ROPE_PAIRS. */
+    void  (*rope[2])(float *y, const float *cos, const float *sin, int n_heads, int d, int half);
 } Kernels;
 
 extern Kernels kernel;
@@ -115,6 +127,9 @@ void vector_neon(Kernels *k);
 /* Conversions of single values, exact (f16 and bf16 to f32). */
 float f16_to_f32(uint16_t h);
 float bf16_to_f32(uint16_t h);
+/* The nearest f16 and bf16, ties to even; too large: infinity; NaN stays NaN. */
+uint16_t f32_to_f16(float f);
+uint16_t f32_to_bf16(float f);
 
 static inline int min(int a, int b)      { return a < b ? a : b; }
 static inline int ceil_div(int a, int b) { return (a + b - 1) / b; }

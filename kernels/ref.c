@@ -46,6 +46,41 @@ float bf16_to_f32(uint16_t h)
 
 static float f32_to_f32(float f) { return f; }
 
+/* Bits of a float without the lower n, rounded to nearest, ties to even: an odd half is carried. */
+static uint32_t shift_right(uint32_t bits, int n)
+{
+    uint32_t half = 1u << (n - 1);
+    return (bits + half - 1 + (bits >> n & 1)) >> n;
+}
+
+/* A carry out of the mantissa goes into the exponent, and is then right as it is: also where the
+ * largest subnormal becomes the smallest normal number, and the largest number infinity. */
+uint16_t f32_to_f16(float f)
+{
+    uint32_t bits, sign;
+    memcpy(&bits, &f, sizeof bits);
+    sign = bits >> 16 & 0x8000;
+    bits &= 0x7fffffff;
+    if (bits > 0x7f800000)                      /* NaN, made quiet; its upper bits stay */
+        return (uint16_t)(sign | 0x7e00 | (bits >> 13 & 0x1ff));
+    if (bits >= 0x477ff000)                     /* from 65520 up: infinity */
+        return (uint16_t)(sign | 0x7c00);
+    if (bits >= 0x38800000)                     /* 2^-14: normal */
+        return (uint16_t)(sign | shift_right(bits - ((127 - 15) << 23), 13));
+    int exponent = (int)(bits >> 23);
+    if (exponent < 102)                         /* below 2^-25 */
+        return (uint16_t)sign;
+    return (uint16_t)(sign | shift_right((bits & 0x7fffff) | 0x800000, 126 - exponent));
+}
+
+uint16_t f32_to_bf16(float f)
+{
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof bits);
+    if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 0x40);
+    return (uint16_t)shift_right(bits, 16);
+}
+
 /* === Matrix products ========================================================================== */
 
 enum { TILE_M = 4, TILE_N = 16 };               /* accumulators that a compiler can keep at hand */
@@ -118,15 +153,18 @@ static void scale_ref(float *y, float s, int n)
         y[i] *= s;
 }
 
-static void mix_ref(float *y, const float *p, const float *V, int ldv, int n, int d)
-{
-    for (int c = 0; c < d; c++) {
-        double sum = 0;
-        for (int j = 0; j < n; j++)
-            sum += (double)p[j] * V[(size_t)j * ldv + c];
-        y[c] += (float)sum;
+#define MIX(name, T, to_f32)                                                                   \
+    static void mix_##name##_ref(float *y, const float *p, const void *V, int ldv, int n,      \
+                                 int d)                                                        \
+    {                                                                                          \
+        for (int c = 0; c < d; c++) {                                                          \
+            double sum = 0;                                                                    \
+            for (int j = 0; j < n; j++)                                                        \
+                sum += (double)p[j] * to_f32(((const T *)V)[(size_t)j * ldv + c]);             \
+            y[c] += (float)sum;                                                                \
+        }                                                                                      \
     }
-}
+FOR_EACH_TYPE(MIX)
 
 static void add_ref(float *y, const float *x, int n)
 {
@@ -240,16 +278,60 @@ static void relu_ref(float *y, int n)
     }
 FOR_EACH_TYPE(CVT)
 
+static void narrow_f32_ref(void *y, const float *x, int n)
+{
+    memcpy(y, x, (size_t)n * sizeof *x);
+}
+
+static void narrow_f16_ref(void *y, const float *x, int n)
+{
+    for (int i = 0; i < n; i++)
+        ((uint16_t *)y)[i] = f32_to_f16(x[i]);
+}
+
+static void narrow_bf16_ref(void *y, const float *x, int n)
+{
+    for (int i = 0; i < n; i++)
+        ((uint16_t *)y)[i] = f32_to_bf16(x[i]);
+}
+
+/* === Positions ================================================================================ */
+
+static void rotate(float *a, float *b, float cos, float sin)
+{
+    float was = *a;
+    *a = was * cos - *b * sin;
+    *b = *b * cos + was * sin;
+}
+
+static void rope_halves_ref(float *y, const float *cos, const float *sin, int n_heads, int d,
+                            int half)
+{
+    for (int h = 0; h < n_heads; h++, y += d)
+        for (int i = 0; i < half; i++)
+            rotate(y + i, y + i + half, cos[i], sin[i]);
+}
+
+static void rope_pairs_ref(float *y, const float *cos, const float *sin, int n_heads, int d,
+                           int half)
+{
+    for (int h = 0; h < n_heads; h++, y += d)
+        for (int i = 0; i < half; i++)
+            rotate(y + 2 * i, y + 2 * i + 1, cos[i], sin[i]);
+}
+
 void kernels_ref(Kernels *k)
 {
     *k = (Kernels){
         .few = { few_f32_ref, few_f16_ref, few_bf16_ref },
         .tile_m = TILE_M, .tile_n = TILE_N, .tile = tile_ref,
         .pack = { pack_f32_ref, pack_f16_ref, pack_bf16_ref },
-        .dot = dot_ref, .scale = scale_ref, .mix = mix_ref,
+        .dot = dot_ref, .scale = scale_ref, .mix = { mix_f32_ref, mix_f16_ref, mix_bf16_ref },
         .add = add_ref, .mul = mul_ref, .max = max_ref, .exp_sum = exp_sum_ref,
         .layernorm = layernorm_ref, .rmsnorm = rmsnorm_ref,
         .act = { none_ref, gelu_ref, gelu_tanh_ref, gelu_quick_ref, silu_ref, relu_ref },
         .cvt = { cvt_f32_ref, cvt_f16_ref, cvt_bf16_ref },
+        .narrow = { narrow_f32_ref, narrow_f16_ref, narrow_bf16_ref },
+        .rope = { rope_halves_ref, rope_pairs_ref },
     };
 }

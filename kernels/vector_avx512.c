@@ -33,41 +33,45 @@ static void scale_avx512(float *y, float s, int n)
 }
 
 /* 16 N columns of a weighted sum of rows; two sums for each, so that none waits for the other. */
-INLINE void mix_part(float *y, const float *p, const float *V, int ldv, int n, int last,
-                     const int N)
-{
-    __m512 s[2][4], v;
-    UNROLL
-    for (int c = 0; c < N; c++)
-        s[0][c] = s[1][c] = _mm512_setzero_ps();
-    int j = 0;
-    for (; j + 2 <= n; j += 2)
-        UNROLL
-        for (int h = 0; h < 2; h++)
-            UNROLL
-            for (int c = 0; c < N; c++) {
-                const float *at = V + (size_t)(j + h) * ldv + 16 * c;
-                v = c == N - 1 ? part_f32(at, last) : load_f32(at);
-                s[h][c] = _mm512_fmadd_ps(_mm512_set1_ps(p[j + h]), v, s[h][c]);
-            }
-    UNROLL
-    for (int c = 0; c < N; c++) {
-        const float *at = V + (size_t)j * ldv + 16 * c;
-        int lanes = c == N - 1 ? last : 16;
-        if (j < n) s[0][c] = _mm512_fmadd_ps(_mm512_set1_ps(p[j]), part_f32(at, lanes), s[0][c]);
-        store(y + 16 * c, lanes, _mm512_add_ps(part_f32(y + 16 * c, lanes),
-                                               _mm512_add_ps(s[0][c], s[1][c])));
+#define MIX(name, T)                                                                           \
+    INLINE void mix_part_##name(float *y, const float *p, const T *V, int ldv, int n, int last,\
+                         const int N)                                                          \
+    {                                                                                          \
+        __m512 s[2][4], v;                                                                     \
+        UNROLL                                                                                 \
+        for (int c = 0; c < N; c++)                                                            \
+            s[0][c] = s[1][c] = _mm512_setzero_ps();                                           \
+        int j = 0;                                                                             \
+        for (; j + 2 <= n; j += 2)                                                             \
+            UNROLL                                                                             \
+            for (int h = 0; h < 2; h++)                                                        \
+                UNROLL                                                                         \
+                for (int c = 0; c < N; c++) {                                                  \
+                    const T *at = V + (size_t)(j + h) * ldv + 16 * c;                          \
+                    v = c == N - 1 ? part_##name(at, last) : load_##name(at);                  \
+                    s[h][c] = _mm512_fmadd_ps(_mm512_set1_ps(p[j + h]), v, s[h][c]);           \
+                }                                                                              \
+        UNROLL                                                                                 \
+        for (int c = 0; c < N; c++) {                                                          \
+            const T *at = V + (size_t)j * ldv + 16 * c;                                        \
+            int lanes = c == N - 1 ? last : 16;                                                \
+            if (j < n)                                                                         \
+                s[0][c] = _mm512_fmadd_ps(_mm512_set1_ps(p[j]), part_##name(at, lanes),        \
+                                          s[0][c]);                                            \
+            store(y + 16 * c, lanes, _mm512_add_ps(part_f32(y + 16 * c, lanes),                \
+                                                   _mm512_add_ps(s[0][c], s[1][c])));          \
+        }                                                                                      \
+    }                                                                                          \
+                                                                                               \
+    static void mix_##name##_avx512(float *y, const float *p, const void *V, int ldv, int n, int d)\
+    {                                                                                          \
+        int c = 0;                                                                             \
+        for (; c + 64 <= d; c += 64)                                                           \
+            mix_part_##name(y + c, p, (const T *)V + c, ldv, n, 16, 4);                        \
+        for (; c < d; c += 16)                                                                 \
+            mix_part_##name(y + c, p, (const T *)V + c, ldv, n, d - c < 16 ? d - c : 16, 1);   \
     }
-}
-
-static void mix_avx512(float *y, const float *p, const float *V, int ldv, int n, int d)
-{
-    int c = 0;
-    for (; c + 64 <= d; c += 64)
-        mix_part(y + c, p, V + c, ldv, n, 16, 4);
-    for (; c < d; c += 16)
-        mix_part(y + c, p, V + c, ldv, n, d - c < 16 ? d - c : 16, 1);
-}
+FOR_EACH_TYPE(MIX)
 
 static void add_avx512(float *y, const float *x, int n)
 {
@@ -236,7 +240,9 @@ void vector_avx512(Kernels *k)
 {
     k->dot = dot_avx512;
     k->scale = scale_avx512;
-    k->mix = mix_avx512;
+    k->mix[F32] = mix_f32_avx512;
+    k->mix[F16] = mix_f16_avx512;
+    k->mix[BF16] = mix_bf16_avx512;
     k->add = add_avx512;
     k->mul = mul_avx512;
     k->max = max_avx512;

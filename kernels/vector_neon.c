@@ -31,41 +31,43 @@ static void scale_neon(float *y, float s, int n)
 }
 
 /* 4 N columns of a weighted sum of rows; two sums for each, so that none waits for the other. */
-INLINE void mix_part(float *y, const float *p, const float *V, int ldv, int n, int last,
-                     const int N)
-{
-    float32x4_t s[2][4], v;
-    UNROLL
-    for (int c = 0; c < N; c++)
-        s[0][c] = s[1][c] = vdupq_n_f32(0);
-    int j = 0;
-    for (; j + 2 <= n; j += 2)
-        UNROLL
-        for (int h = 0; h < 2; h++)
-            UNROLL
-            for (int c = 0; c < N; c++) {
-                const float *at = V + (size_t)(j + h) * ldv + 4 * c;
-                v = c == N - 1 ? part_f32(at, last) : load_f32(at);
-                s[h][c] = vfmaq_f32(s[h][c], vld1q_dup_f32(p + j + h), v);
-            }
-    UNROLL
-    for (int c = 0; c < N; c++) {
-        const float *at = V + (size_t)j * ldv + 4 * c;
-        int lanes = c == N - 1 ? last : 4;
-        if (j < n) s[0][c] = vfmaq_f32(s[0][c], vld1q_dup_f32(p + j), part_f32(at, lanes));
-        store(y + 4 * c, lanes, vaddq_f32(part_f32(y + 4 * c, lanes),
-                                              vaddq_f32(s[0][c], s[1][c])));
+#define MIX(name, T)                                                                           \
+    INLINE void mix_part_##name(float *y, const float *p, const T *V, int ldv, int n, int last,\
+                         const int N)                                                          \
+    {                                                                                          \
+        float32x4_t s[2][4], v;                                                                \
+        UNROLL                                                                                 \
+        for (int c = 0; c < N; c++)                                                            \
+            s[0][c] = s[1][c] = vdupq_n_f32(0);                                                \
+        int j = 0;                                                                             \
+        for (; j + 2 <= n; j += 2)                                                             \
+            UNROLL                                                                             \
+            for (int h = 0; h < 2; h++)                                                        \
+                UNROLL                                                                         \
+                for (int c = 0; c < N; c++) {                                                  \
+                    const T *at = V + (size_t)(j + h) * ldv + 4 * c;                           \
+                    v = c == N - 1 ? part_##name(at, last) : load_##name(at);                  \
+                    s[h][c] = vfmaq_f32(s[h][c], vld1q_dup_f32(p + j + h), v);                 \
+                }                                                                              \
+        UNROLL                                                                                 \
+        for (int c = 0; c < N; c++) {                                                          \
+            const T *at = V + (size_t)j * ldv + 4 * c;                                         \
+            int lanes = c == N - 1 ? last : 4;                                                 \
+            if (j < n) s[0][c] = vfmaq_f32(s[0][c], vld1q_dup_f32(p + j), part_##name(at, lanes));\
+            store(y + 4 * c, lanes, vaddq_f32(part_f32(y + 4 * c, lanes),                      \
+                                                  vaddq_f32(s[0][c], s[1][c])));               \
+        }                                                                                      \
+    }                                                                                          \
+                                                                                               \
+    static void mix_##name##_neon(float *y, const float *p, const void *V, int ldv, int n, int d)\
+    {                                                                                          \
+        int c = 0;                                                                             \
+        for (; c + 16 <= d; c += 16)                                                           \
+            mix_part_##name(y + c, p, (const T *)V + c, ldv, n, 4, 4);                         \
+        for (; c < d; c += 4)                                                                  \
+            mix_part_##name(y + c, p, (const T *)V + c, ldv, n, d - c < 4 ? d - c : 4, 1);     \
     }
-}
-
-static void mix_neon(float *y, const float *p, const float *V, int ldv, int n, int d)
-{
-    int c = 0;
-    for (; c + 16 <= d; c += 16)
-        mix_part(y + c, p, V + c, ldv, n, 4, 4);
-    for (; c < d; c += 4)
-        mix_part(y + c, p, V + c, ldv, n, d - c < 4 ? d - c : 4, 1);
-}
+FOR_EACH_TYPE(MIX)
 
 static void add_neon(float *y, const float *x, int n)
 {
@@ -243,7 +245,9 @@ void vector_neon(Kernels *k)
 {
     k->dot = dot_neon;
     k->scale = scale_neon;
-    k->mix = mix_neon;
+    k->mix[F32] = mix_f32_neon;
+    k->mix[F16] = mix_f16_neon;
+    k->mix[BF16] = mix_bf16_neon;
     k->add = add_neon;
     k->mul = mul_neon;
     k->max = max_neon;

@@ -115,19 +115,19 @@ static void test_elementwise(int which)
         }
 }
 
-static void test_mix(int unused)
+static void test_mix(int type)
 {
-    (void)unused;
     int n = size(200), d = size(200), ldv = d + below(5);
     snprintf(shape, sizeof shape, "n %d d %d ldv %d", n, d, ldv);
-    float *p = random_floats(n, 1), *V = random_rows(n, d, ldv, 1), *y = random_floats(d, 1);
+    float *p = random_floats(n, 1), *y = random_floats(d, 1);
+    void *V = random_weights(type, n, d, ldv);
     float *before = floats(d);
     memcpy(before, y, d * sizeof *y);
-    kernel.mix(y, p, V, ldv, n, d);
+    kernel.mix[type](y, p, V, ldv, n, d);
     for (int c = 0; c < d; c++) {
         double sum = before[c], abs = fabs(sum);
         for (int j = 0; j < n; j++) {
-            double t = (double)p[j] * V[(size_t)j * ldv + c];
+            double t = (double)p[j] * weight_at(V, type, (size_t)j * ldv + c);
             sum += t, abs += fabs(t);
         }
         near(c, y[c], sum, gamma_n(n + 2) * abs + TINY);
@@ -269,6 +269,65 @@ static void test_cvt(int type)
         equal(i, y[i], weight_at(x, type, i));
 }
 
+/* Numbers of all sizes that are near a number of 11 bits, or between two of them. */
+static float near_f16(void)
+{
+    uint32_t bits = random_bits(), low = random_bits() & 3;
+    float f;
+    bits = (bits & 0x8007e000) | (uint32_t)(below(8) ? 90 + below(60) : below(255)) << 23;
+    bits |= below(3) == 0 ? random_bits() & 0x1fff : low == 3 ? 0x1fff : low << 12;
+    bits += (uint32_t)below(3) - 1;
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
+/* To the nearest number of p bits whose last is at least 2^least; ties to even. */
+static double rounded(double x, int p, int least, double most)
+{
+    int e;
+    frexp(x, &e);
+    double unit = ldexp(1, e - p < least ? least : e - p), y = nearbyint(x / unit) * unit;
+    return fabs(y) > most ? copysign(INFINITY, x) : y;
+}
+
+static void test_narrow(int type)
+{
+    int n = size(600);
+    snprintf(shape, sizeof shape, "n %d", n);
+    float *x = floats(n);
+    size_t width = type == F32 ? 4 : 2;
+    void *y = take(n * width, width);
+    for (int i = 0; i < n; i++)
+        x[i] = near_f16();
+    kernel.narrow[type](y, x, n);
+    for (int i = 0; i < n; i++)
+        equal(i, weight_at(y, type, i), type == F32 ? x[i] : type == F16
+              ? (float)rounded(x[i], 11, -24, 65504) : (float)rounded(x[i], 8, -133, 0x1.fep127));
+}
+
+static void test_rope(int kind)
+{
+    int half = size(70), d = 2 * half + (below(2) ? below(40) : 0), heads = 1 + below(4);
+    snprintf(shape, sizeof shape, "heads %d d %d half %d", heads, d, half);
+    size_t n = (size_t)heads * d;
+    float *y = random_floats(n, 2), *x = floats(n), *cos = random_floats(half, 1);
+    float *sin = random_floats(half, 1);
+    memcpy(x, y, n * sizeof *x);
+    kernel.rope[kind](y, cos, sin, heads, d, half);
+    for (size_t i = 0; i < n; i++) {
+        int at = (int)(i % (size_t)d), pair = kind == ROPE_HALVES ? at % half : at / 2;
+        bool second = kind == ROPE_HALVES ? at >= half : at % 2;
+        size_t step = kind == ROPE_HALVES ? (size_t)half : 1, other = second ? i - step : i + step;
+        if (at >= 2 * half) {
+            equal((long)i, y[i], x[i]);
+            continue;
+        }
+        double s = second ? sin[pair] : -sin[pair], a = (double)x[i] * cos[pair];
+        double b = (double)x[other] * s;
+        near((long)i, y[i], a + b, gamma_n(2) * (fabs(a) + fabs(b)) + TINY);
+    }
+}
+
 /* === Drivers ================================================================================== */
 
 static void test_gemm(int type)
@@ -321,16 +380,17 @@ static void test_gemm(int type)
  * weight then by 2 s relatively, and by its difference to the maximum, exp and the sums. */
 static void attend_exact(const Attention *a, int item, int i, int h, double *out, double *bound)
 {
-    int hd = a->head_dim, ld = a->n_heads * hd, ldkv = a->n_kv_heads * hd;
+    int hd = a->head_dim, ld = a->n_heads * hd, n_kv = a->kv_len ? a->kv_len[item] : a->n_kv;
+    int ldkv = a->kv_row ? a->kv_row : a->n_kv_heads * hd;
     const float *q = a->q + ((size_t)item * a->n_q + i) * ld + (size_t)h * hd;
     size_t kv = item * a->kv_stride + (size_t)(h / (a->n_heads / a->n_kv_heads)) * hd;
-    int n = a->causal ? i + 1 + a->n_kv - a->n_q : a->n_kv;
+    int n = a->causal ? i + 1 + n_kv - a->n_q : n_kv;
     double *s = calloc((size_t)a->n_kv, sizeof *s), max = -INFINITY, min = INFINITY, off = 0;
     double sum = 0;
     for (int j = 0; j < n; j++) {
         double dot = 0, abs = 0, b = 0;
         for (int c = 0; c < hd; c++) {
-            double t = (double)q[c] * a->k[kv + (size_t)j * ldkv + c];
+            double t = (double)q[c] * weight_at(a->k, a->kv_type, kv + (size_t)j * ldkv + c);
             dot += t, abs += fabs(t);
         }
         if (a->bias)
@@ -349,7 +409,7 @@ static void attend_exact(const Attention *a, int item, int i, int h, double *out
         sum += s[j] = exp(s[j] - max);
     for (int j = 0; j < n && sum > 0; j++)
         for (int c = 0; c < hd; c++) {
-            double t = s[j] / sum * a->v[kv + (size_t)j * ldkv + c];
+            double t = s[j] / sum * weight_at(a->v, a->kv_type, kv + (size_t)j * ldkv + c);
             out[c] += t, bound[c] += fabs(t);
         }
     double rel = 2.1 * off + 2 * gamma_n(a->n_kv + 40) + 2 * U * (max > min ? max - min : 0);
@@ -358,36 +418,51 @@ static void attend_exact(const Attention *a, int item, int i, int h, double *out
     free(s);
 }
 
-static void test_attention(int unused)
+/* Keys or values of all items, rows ld apart, of which d numbers count. */
+static void *random_keys(DType type, int rows, int d, int ld)
 {
-    (void)unused;
+    return random_weights(type, rows, d, ld);
+}
+
+/* A bias with masked places; rows are masked altogether, sometimes. */
+static float *random_bias(const Attention *a)
+{
+    size_t n = (size_t)a->bias_heads * a->n_q * a->n_kv;
+    float *bias = random_floats(n, 3);
+    int whole_row = below(a->n_q);
+    for (size_t i = 0; i < n; i++)
+        if (below(6) == 0 || (whole_row % 3 == 0 && (int)(i / a->n_kv) % a->n_q == whole_row))
+            bias[i] = -INFINITY;
+    return bias;
+}
+
+static void test_attention(int type)
+{
     int kv_heads = 1 + below(3), heads = kv_heads * (1 + below(3)), hd = size(90);
-    int items = 1 + below(3);
-    bool causal = below(2), shared = below(3) == 0;
+    int items = 1 + below(3), len[3];
+    bool causal = below(2), shared = below(3) == 0, uneven = !shared && below(3) == 0;
     int n_q = below(2) ? 1 + below(4) : size(90), n_kv = below(5) ? size(150) : 500 + below(150);
     n_kv = causal && n_kv < n_q ? n_q : n_kv;
     int d = heads * hd, dkv = kv_heads * hd, bias_heads = below(2) ? 1 : heads;
-    snprintf(shape, sizeof shape,
-             "items %d n_q %d n_kv %d heads %d kv_heads %d head_dim %d%s%s bias_heads %d", items,
-             n_q, n_kv, heads, kv_heads, hd, causal ? " causal" : "", shared ? " shared" : "",
-             bias_heads);
-    size_t stride = shared ? 0 : (size_t)(n_kv + below(3)) * dkv;
+    int row = dkv + (below(2) ? below(5) : 0), more = below(3);
+    snprintf(shape, sizeof shape, "items %d n_q %d n_kv %d heads %d kv_heads %d head_dim %d%s%s%s "
+             "bias_heads %d row %d", items, n_q, n_kv, heads, kv_heads, hd,
+             causal ? " causal" : "", shared ? " shared" : "", uneven ? " uneven" : "", bias_heads,
+             row);
+    size_t stride = shared ? 0 : (size_t)(n_kv + more) * row, width = type == F32 ? 4 : 2;
     size_t q_floats = (size_t)items * n_q * d;
-    size_t kv_floats = stride ? items * stride : (size_t)n_kv * dkv;
+    int kv_rows = stride ? items * (n_kv + more) : n_kv;
     Attention a = { .out = floats(q_floats), .q = random_floats(q_floats, 2),
-                    .k = random_floats(kv_floats, 2), .v = random_floats(kv_floats, 1),
-                    .kv_stride = stride, .bias_heads = bias_heads, .n_items = items, .n_q = n_q,
-                    .n_kv = n_kv, .n_heads = heads, .n_kv_heads = kv_heads, .head_dim = hd,
-                    .scale = 1 / sqrtf((float)hd), .causal = causal };
-    if (below(2)) {
-        size_t n = (size_t)bias_heads * n_q * n_kv;
-        float *bias = random_floats(n, 3);
-        int whole_row = below(n_q);             /* masked altogether, sometimes */
-        for (size_t i = 0; i < n; i++)
-            if (below(6) == 0 || (whole_row % 3 == 0 && (int)(i / n_kv) % n_q == whole_row))
-                bias[i] = -INFINITY;
-        a.bias = bias;
-    }
+                    .k = random_weights(type, kv_rows, dkv, row),
+                    .v = random_weights(type, kv_rows, dkv, row), .kv_type = type,
+                    .kv_row = row > dkv ? row : 0, .kv_stride = stride, .bias_heads = bias_heads,
+                    .n_items = items, .n_q = n_q, .n_kv = n_kv, .n_heads = heads,
+                    .n_kv_heads = kv_heads, .head_dim = hd, .scale = 1 / sqrtf((float)hd),
+                    .causal = causal };
+    for (int i = 0; i < items; i++)
+        len[i] = causal ? n_q + below(n_kv - n_q + 1) : 1 + below(n_kv);
+    if (uneven) a.kv_len = len;
+    if (below(2)) a.bias = random_bias(&a);
     attention_heads(&a);
     for (int t = 0; t < 30; t++) {
         double out[128], bound[128];
@@ -402,9 +477,10 @@ static void test_attention(int unused)
     size_t last = (size_t)(items - 1) * n_q * d;
     a.out = floats((size_t)n_q * d);
     a.q += last;
-    a.k += (items - 1) * stride;
-    a.v += (items - 1) * stride;
+    a.k = (const char *)a.k + (items - 1) * stride * width;
+    a.v = (const char *)a.v + (items - 1) * stride * width;
     a.n_items = 1;
+    if (uneven) a.kv_len = len + items - 1;
     attention_heads(&a);
     for (int i = 0; i < n_q * d; i++)
         equal(i, a.out[i], all[last + i]);
@@ -422,7 +498,8 @@ static const struct {
     { "pack f32", test_pack, F32, 2 }, { "pack f16", test_pack, F16, 2 },
     { "pack bf16", test_pack, BF16, 2 }, { "dot", test_dot, 0, 1 },
     { "scale", test_elementwise, SCALE, 1 },
-    { "mix", test_mix, 0, 2 }, { "add", test_elementwise, ADD, 1 },
+    { "mix f32", test_mix, F32, 2 }, { "mix f16", test_mix, F16, 4 },
+    { "mix bf16", test_mix, BF16, 4 }, { "add", test_elementwise, ADD, 1 },
     { "mul", test_elementwise, MUL, 1 }, { "max", test_max, 0, 1 },
     { "exp_sum", test_exp_sum, 0, 1 }, { "layernorm", test_norm, 0, 1 },
     { "rmsnorm", test_norm, 1, 1 }, { "gelu", test_act, GELU, 1 },
@@ -430,8 +507,12 @@ static const struct {
     { "silu", test_act, SILU, 1 }, { "relu", test_act, RELU, 1 },
     { "act none", test_act, ACT_NONE, 1 }, { "cvt f32", test_cvt, F32, 1 },
     { "cvt f16", test_cvt, F16, 1 }, { "cvt bf16", test_cvt, BF16, 1 },
+    { "narrow f32", test_narrow, F32, 1 }, { "narrow f16", test_narrow, F16, 1 },
+    { "narrow bf16", test_narrow, BF16, 1 }, { "rope halves", test_rope, ROPE_HALVES, 1 },
+    { "rope pairs", test_rope, ROPE_PAIRS, 1 },
     { "gemm f32", test_gemm, F32, 8 }, { "gemm f16", test_gemm, F16, 8 },
-    { "gemm bf16", test_gemm, BF16, 8 }, { "attention", test_attention, 0, 2 },
+    { "gemm bf16", test_gemm, BF16, 8 }, { "attention f32", test_attention, F32, 2 },
+    { "attention f16", test_attention, F16, 8 }, { "attention bf16", test_attention, BF16, 8 },
 };
 enum { N_TESTS = sizeof TESTS / sizeof *TESTS };
 
