@@ -183,6 +183,27 @@ bool    output_on_terminal(const Output *out);
 void    signals_progress(bool shown);        /* a line on the terminal has to be wiped first */
 bool    signals_status(void);                /* SIGUSR1 came since the last call */
 
+/* === A person at a terminal (columns.c, repl.c) =============================================== */
+
+/* What a reader calls a character, at s: its bytes (n >= 1 are there), and the columns it takes. */
+size_t character(const char *s, size_t n, int *columns);
+size_t character_before(const char *s, size_t n);    /* bytes of the last one; 0 if n is 0 */
+
+/* Takes the terminal that is stdin and stdout, until exit: its signals are ours, and whatever the
+ * way out, it is left as it was found. False: there is none. */
+bool terminal_begin(void);
+/* While an answer is written keys are not shown, and Ctrl-C makes terminal_interrupted() true. */
+void terminal_answer(bool begins);
+bool terminal_interrupted(void);
+
+typedef enum { LINE_READ, LINE_DROPPED, LINE_END } LineResult;      /* Enter, Ctrl-C, Ctrl-D */
+/* Lets a person write a line, or several; prompt is two columns wide. The text is UTF-8, without
+ * control characters but \n and \t, and stays until the next call. */
+LineResult line_read(const char *prompt, const char **text);
+/* Lines of earlier runs, at most 1000; history_save writes the file anew. */
+void history_load(const char *path);
+void history_save(void);
+
 /* === The run (cli.c) ========================================================================== */
 
 struct Run {
