@@ -272,6 +272,33 @@ bool    llava_pad(const Llava *v);                       /* original: pad pictur
 /* [H, W, 3] -> [n_tokens, d] for session_picture; scratch. */
 Tensor  llava_image(Llava *v, Tensor image);
 
+/* === Chat templates (template.c) ============================================================== */
+
+typedef enum { ROLE_SYSTEM, ROLE_USER, ROLE_ASSISTANT } Role;
+/* n_images pictures belong to a message of the user: they stand before its text. */
+typedef struct { Role role; const char *text; size_t n; int n_images; } Message;
+typedef struct ChatTemplate ChatTemplate;
+
+/* The form in which the checkpoint was trained to converse: by the chat_template that it brings, by
+ * facts of its configuration and its name; or, if name is not NULL, the one of that name. Kept.
+ * NULL: not known. */
+const ChatTemplate *template_open(const char *dir, Json config, const char *name);
+const char *template_names(void);            /* "llama2, vicuna, ...": all that there are */
+const char *template_name(const ChatTemplate *t);
+const char *template_system(const ChatTemplate *t);      /* what counts if none is given; or NULL */
+bool        template_takes_system(const ChatTemplate *t);
+bool        template_takes_images(const ChatTemplate *t);
+const char *template_stop(const ChatTemplate *t);        /* a stop string of its own, or NULL */
+/* Tokens that end an answer beside the model's own; returns how many. */
+int         template_ends(const ChatTemplate *t, const Tokenizer *tok, int id[2]);
+/* A conversation up to where the model goes on: a system text, if any, then questions and answers
+ * in turns, a question last. -1-k stands for picture k. What the messages say is text, never a
+ * special token, unless raw. Scratch. */
+Ids   template_encode(const ChatTemplate *t, const Tokenizer *tok, const Message *m, int n,
+                      bool raw);
+/* The same as a text, with special tokens spelt out. Scratch. */
+char *template_text(const ChatTemplate *t, const Tokenizer *tok, const Message *m, int n);
+
 /* === Where a model is (hub.c) ================================================================= */
 
 typedef struct {
