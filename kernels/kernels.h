@@ -66,6 +66,31 @@ void attention_heads(const Attention *a);
 /* Which two numbers of a head are a pair (arXiv 2104.09864): LLaMA's rotate_half, GPT-J's own. */
 enum { ROPE_HALVES, ROPE_PAIRS };
 
+/* Convolution of n pictures [h, w, c_in] -> [out_h, out_w, c_out], PyTorch's conv2d:
+ *   s[y][x][co] = sum in[y*stride + ky - pad_top][x*stride + kx - pad_left][ci] W[co][ci][ky][kx]
+ * over ky < kh, kx < kw, ci < c_in; pixels outside the picture are 0. Or conv_transpose2d:
+ *   s[y*stride + ky - pad_top][x*stride + kx - pad_left][co] += in[y][x][ci] W[ci][co][ky][kx]
+ * Then bias, activation and residual of the epilogue (e.mul must be NULL). The size of the output
+ * is the caller's: whatever is asked for beyond the picture is computed from zeros, so padding at
+ * the bottom and at the right is part of it. Pictures are dense, one after the other; W, of type
+ * F32, F16 or BF16, is dense as PyTorch has it: [c_out, c_in/groups, kh, kw], or transposed
+ * [c_in, c_out/groups, kh, kw]. Inputs and outputs fall into groups that do not see each other. No
+ * buffer may overlap another. Which algorithm is taken, and the order of all sums, depend on the
+ * sizes of one picture alone; the error is that of a sum of c_in/groups * kh * kw products. */
+typedef struct {
+    float       *out;
+    const float *in;
+    const void  *w;
+    DType        type;
+    int          n, h, width, c_in, c_out, out_h, out_w;
+    int          kh, kw, stride, pad_top, pad_left, groups;
+    bool         transposed;
+    Epilogue     e;
+} Convolution;
+
+void convolve(const Convolution *c);
+void convolve_plain(const Convolution *c);   /* the definition (conv_ref.c): slow, for tests */
+
 /* === Micro-kernels ============================================================================ */
 
 typedef struct {

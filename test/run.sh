@@ -24,11 +24,12 @@ run() {
     esac
 }
 
-for t in ${TESTS:-ground kernels nn sample json files image tokenizer models cli lint}; do
+for t in ${TESTS:-ground kernels conv nn sample json files image tokenizer models cli lint}; do
     case $t in
-    kernels) run kernels "$build/test/kernels" --isa ref
+    kernels | conv)
+             run "$t" "$build/test/$t" --isa ref
              best=$("$build/test/kernels" --best)
-             [ "$best" = ref ] || run kernels "$build/test/kernels" --isa "$best" ;;
+             [ "$best" = ref ] || run "$t" "$build/test/$t" --isa "$best" ;;
     cli)     MM=$build/mm run cli test/cli.sh ;;
     lint)    run lint test/lint.sh ;;
     *)       run "$t" "$build/test/$t" ;;
