@@ -294,9 +294,15 @@ float dot(const float *a, const float *b, int n)
 
 /* === Tables =================================================================================== */
 
-static const void *table_row(Tensor table, int i)
+/* Row i as F32. */
+static void table_row(float *out, Tensor table, int i)
 {
-    return (const char *)table.data + (size_t)i * (size_t)n_cols(table) * dtype_size(table.dtype);
+    size_t d = (size_t)n_cols(table);
+    if (table.dtype == Q8 || table.dtype == Q4)
+        quant_decode(out, table.data, table.dtype, i, (int)d);
+    else
+        kernel.cvt[table.dtype](out, (const char *)table.data + (size_t)i * d *
+                                dtype_size(table.dtype), (int)d);
 }
 
 int cut_ids(int *to, const int *ids, int n, int max)
@@ -319,7 +325,7 @@ void embed_rows(Tensor out, Tensor table, const int *ids, int n)
             die(EXIT_FILE, "token %d, but tensor %s has %d rows\n"
                 "are the tokenizer and the weights from the same model?",
                 ids[i], quoted(table.name ? table.name : "?"), n_rows(table));
-        kernel.cvt[table.dtype](f32(out) + (size_t)i * (size_t)d, table_row(table, ids[i]), d);
+        table_row(f32(out) + (size_t)i * (size_t)d, table, ids[i]);
     }
     trace_layer(out, table);
 }
@@ -333,7 +339,7 @@ void add_rows(Tensor x, Tensor table, int first)
     size_t mark = scratch_mark();
     Tensor used = scratch(n_tok, d);                          /* these rows as F32 */
     for (int t = 0; t < n_tok; t++)
-        kernel.cvt[table.dtype](f32(rows(used, t, 1)), table_row(table, first + t), d);
+        table_row(f32(rows(used, t, 1)), table, first + t);
     for (int i = 0; i < n_rows(x); i++)
         kernel.add(f32(x) + (size_t)i * (size_t)d, f32(rows(used, i % n_tok, 1)), d);
     trace_layer(used, table);

@@ -126,8 +126,8 @@ const char *quoted(const char *s)
 /* === Tensors ================================================================================== */
 
 static const struct { const char *name; size_t size; } DTYPES[] = {
-    [F32] = {"F32", 4}, [F16] = {"F16", 2}, [BF16] = {"BF16", 2}, [I64] = {"I64", 8},
-    [I32] = {"I32", 4}, [U8]  = {"U8", 1},  [OTHER] = {"OTHER", 0},
+    [F32] = {"F32", 4}, [F16] = {"F16", 2}, [BF16] = {"BF16", 2}, [Q8] = {"Q8", 0}, [Q4] = {"Q4", 0},
+    [I64] = {"I64", 8}, [I32] = {"I32", 4}, [U8]  = {"U8", 1}, [OTHER] = {"OTHER", 0},
 };
 
 const char *dtype_name(DType t) { return DTYPES[t].name; }
@@ -175,9 +175,12 @@ Tensor rows(Tensor t, int first, int n)
 {
     if (first < 0 || n < 0 || first > n_rows(t) - n)
         bug("rows: %d .. %d of %s", first, first + n - 1, shape_string(t));
-    size_t row = mul_size((size_t)n_cols(t), dtype_size(t.dtype));
+    bool blocks = t.dtype == Q8 || t.dtype == Q4;
+    if (blocks && first % 8) bug("rows: from %d of %s", first, shape_string(t));
+    size_t skip = blocks ? quant_bytes(t.dtype, first, n_cols(t))
+                         : mul_size((size_t)n_cols(t), dtype_size(t.dtype)) * (size_t)first;
     Tensor r = { .dtype = t.dtype, .ndim = 2, .dim = {n, n_cols(t)}, .name = t.name };
-    r.data = (char *)t.data + (size_t)first * row;
+    r.data = (char *)t.data + skip;
     return r;
 }
 

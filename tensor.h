@@ -113,7 +113,8 @@ typedef struct {
 Tensor scratch(int rows, int cols);          /* F32 [rows, cols], not zeroed */
 Tensor scratch3(int n, int rows, int cols);  /* F32 [n, rows, cols] */
 Tensor keep(int rows, int cols);             /* F32 [rows, cols], zeroed, until exit */
-Tensor rows(Tensor t, int first, int n);     /* [n_rows, d] -> rows first .. first+n-1, [n, d] */
+/* [n_rows, d] -> rows first .. first+n-1, [n, d]. Of Q8 and Q4 first is a multiple of 8. */
+Tensor rows(Tensor t, int first, int n);
 Tensor items(Tensor t, int n);               /* [n*m, d] -> [n, m, d] */
 Tensor flat(Tensor t);                       /* [.., m, d] -> [all rows, d] */
 int    n_rows(Tensor t);                     /* product of all dimensions but the last */
@@ -121,7 +122,7 @@ int    n_cols(Tensor t);                     /* the last dimension */
 size_t n_elem(Tensor t);
 static inline float *f32(Tensor t) { return (float *)t.data; }
 const char *dtype_name(DType t);
-size_t      dtype_size(DType t);             /* bytes of an element; 0 for OTHER */
+size_t      dtype_size(DType t);             /* bytes of an element; 0 for OTHER, Q8, Q4 */
 const char *shape_string(Tensor t);          /* "F16 [11008, 4096]"; static buffers as quoted() */
 
 /* === Files (files.c) ===========================================================================

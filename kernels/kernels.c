@@ -81,7 +81,7 @@ typedef struct {
 } Level;
 
 static const Level LEVELS[] = {
-    { "ref", always, { kernels_ref } },
+    { "ref", always, { kernels_ref, quant_ref } },
 #if defined(__x86_64__)
     { "avx2", has_avx2, { gemm_avx2, vector_avx2 } },
     { "avx512", has_avx512, { gemm_avx512, vector_avx512 } },

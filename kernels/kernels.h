@@ -39,6 +39,11 @@ typedef struct {
 void gemm(float *C, int ldc, const float *A, int lda, const void *W, DType type,
           int m, int n, int k, int m_item, Epilogue e);
 
+/* The same for W of type Q8 or Q4: what gemm calls then (quantmul.c). A is rounded to 8 bits in
+ * blocks of 32; the same bits at every level, for any number of rows. */
+void gemm_quant(float *C, int ldc, const float *A, int lda, const void *W, DType type,
+                int m, int n, int k, Epilogue e);
+
 /* Scaled dot-product attention of independent items. For each item and each head h:
  *   out[i] = softmax_j(scale * q[i] . k[j] + bias[i][j]) . v[j]
  * over j < n_kv, and with causal only j <= i + n_kv - n_q. Blocked with a running maximum and sum:
@@ -91,6 +96,35 @@ typedef struct {
 void convolve(const Convolution *c);
 void convolve_plain(const Convolution *c);   /* the definition (conv_ref.c): slow, for tests */
 
+/* === Quantised matrices (quant_ref.c: what the numbers mean) ================================== */
+
+/* 8 rows by 32 columns. A matrix [n, k] is [ceil(n/8)][ceil(k/32)] blocks. Rows from n on have scale
+ * 0, columns from k on anything: they meet activations that are 0. */
+enum { Q_ROWS = 8, Q_COLS = 32 };
+typedef struct {
+    uint16_t scale[Q_ROWS];          /* f16 */
+    int8_t   q[8][Q_ROWS][4];        /* column 4 g + c of row r: q[g][r][c] */
+} BlockQ8;                           /* 272 bytes: 8.5 bits a weight */
+typedef struct {
+    uint16_t scale[Q_ROWS];
+    uint8_t  q[4][Q_ROWS][4];        /* columns 4 g + c in the lower, 16 + 4 g + c in the upper 4 */
+} BlockQ4;                           /* 144 bytes: 4.5 bits */
+
+extern const int8_t q4_values[16];   /* what 4 bits stand for, times scale */
+
+/* Rows w [n <= 8, k], dense, to a row of blocks. False if a number is not finite. */
+bool quant_encode(void *blocks, DType type, const float *w, int n, int k);
+/* Row r of a matrix as f32. */
+void quant_decode(float *y, const void *W, DType type, int r, int k);
+
+/* m <= mr rows of activations as 8-bit numbers, in blocks of 32 columns: for each block
+ * q[8][mr][4] as above, scale[mr] (f32), start[mr] (int32: -128 times the sum of q). */
+static inline size_t rounded_block(int mr)      { return (size_t)mr * (Q_COLS + 8); }
+static inline size_t rounded_bytes(int mr, int k)
+{
+    return (size_t)((k + Q_COLS - 1) / Q_COLS) * rounded_block(mr);
+}
+
 /* === Micro-kernels ============================================================================ */
 
 typedef struct {
@@ -108,6 +142,21 @@ typedef struct {
                  bool accumulate);
     /* one panel: rows j .. j+nr-1 of W [n, ldw], columns 0 .. k-1, transposed to f32 [k, tile_n] */
     void (*pack[3])(float *P, const void *W, int ldw, int nr, int k);   /* F32 F16 BF16 */
+
+    /* Quantised matrices, by type - Q8. Each element is the sum over the blocks of k, in order, of
+     * (float)(integer sum of the block) * (weight's scale * activation's scale), each time one fused
+     * multiply-add: the same bits at every level. W and R begin at the first block wanted. */
+    /* m rows of A -> R, mr interleaved; rows from m on are zero */
+    void (*q_round)(void *R, const float *A, int lda, int m, int mr, int k);
+    /* few rows: C[i][j], i < m, j < n; R: m times rounded with mr = 1 */
+    void (*q_few[2])(float *C, int ldc, const void *R, const void *W, int m, int n, int k);
+    /* many rows: C[mr, nr] (+)= R . P; mr <= q_tile_m, the mr of R; nr <= q_tile_n. P: a panel of
+     * n_blocks blocks of q_tile_n rows (a multiple of 8), q_tile_n * 36 bytes each, in an order
+     * that only q_pack and q_tile know */
+    int q_tile_m, q_tile_n;
+    void (*q_pack[2])(void *P, const void *W, size_t row_of_blocks, int nr, int n_blocks);
+    void (*q_tile)(float *C, int ldc, const void *R, const void *P, int mr, int nr, int n_blocks,
+                   bool accumulate);
 
     float (*dot)(const float *a, const float *b, int n);
     void  (*scale)(float *y, float s, int n);                           /* y *= s */
@@ -148,6 +197,12 @@ void gemm_neon(Kernels *k);
 void vector_avx2(Kernels *k);
 void vector_avx512(Kernels *k);
 void vector_neon(Kernels *k);
+void quant_ref(Kernels *k);
+void quant_avx2(Kernels *k);
+void quant_avx512vnni(Kernels *k);
+void quant_neon(Kernels *k);
+void quant_neondot(Kernels *k);
+void quant_neoni8mm(Kernels *k);
 
 /* Conversions of single values, exact (f16 and bf16 to f32). */
 float f16_to_f32(uint16_t h);

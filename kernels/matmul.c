@@ -108,6 +108,10 @@ static void run(Product *p, TaskFn *task, int n_tasks, size_t work_size)
 void gemm(float *C, int ldc, const float *A, int lda, const void *W, DType type,
           int m, int n, int k, int m_item, Epilogue e)
 {
+    if (type == Q8 || type == Q4) {
+        gemm_quant(C, ldc, A, lda, W, type, m, n, k, e);
+        return;
+    }
     Product p = { .C = C, .A = A, .W = W, .w_size = type == F32 ? 4 : 2, .type = type,
                   .ldc = ldc, .lda = lda, .m = m, .n = n, .k = k, .e = e };
     if (m_item <= FEW_ROWS) {
