@@ -139,12 +139,13 @@ static void many_queries(Block *b, int j, int n)
         int rows = min(kernel.tile_m, b->n_rows - i);
         for (int p = 0; p < n; p += tn)
             kernel.tile(s + p, KEYS, b->q + (size_t)i * b->ld, b->ld, b->k_panels + (size_t)p * hd,
-                        rows, min(tn, n - p), hd, false);
+                        rows, min(tn, n - p), hd, false, NULL);
         for (int r = 0; r < rows; r++)
             soften(b, s + (size_t)r * KEYS, i + r, j, n);
         for (int c = 0; c < hd; c += tn)
             kernel.tile(b->out + (size_t)i * b->ld + c, b->ld, s, KEYS,
-                        b->v_panels + (size_t)c * KEYS, rows, min(tn, hd - c), n, j > 0);
+                        b->v_panels + (size_t)c * KEYS, rows, min(tn, hd - c), n, j > 0,
+                        NULL);
     }
 }
 

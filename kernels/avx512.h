@@ -40,6 +40,16 @@ INLINE __m512 part_bf16(const uint16_t *p, int n)
     return _mm512_castsi512_ps(_mm512_slli_epi32(v, 16));
 }
 
+/* The next of the lines that a tile fetches ahead, into the second-level cache. */
+INLINE void fetch(Ahead *a)
+{
+    __builtin_prefetch(a->at + (size_t)a->row * a->step, 0, 2);
+    if (++a->row < a->rows) return;
+    a->row = 0;
+    a->columns--;
+    a->at += 64;
+}
+
 /* Stores the first n lanes. */
 INLINE void store(float *p, int n, __m512 v) { _mm512_mask_storeu_ps(p, first(n), v); }
 

@@ -109,28 +109,46 @@ INLINE __m128 sum4(__m512 a, __m512 b, __m512 c, __m512 d)
     }
 FOR_EACH_TYPE(FEW)
 
+/* One step along k: N registers of the panel by M numbers of A. */
+INLINE void tile_step(__m512 c[TILE_M][VECTORS], const float *A, int lda, const float *P,
+                      const int M, const int N)
+{
+    __m512 b[VECTORS];
+    UNROLL
+    for (int v = 0; v < N; v++)
+        b[v] = _mm512_loadu_ps(P + 16 * v);
+    UNROLL
+    for (int i = 0; i < M; i++) {
+        __m512 a = _mm512_set1_ps(A[(size_t)i * lda]);
+        UNROLL
+        for (int v = 0; v < N; v++)
+            c[i][v] = _mm512_fmadd_ps(a, b[v], c[i][v]);
+    }
+}
+
 /* M x 16 N of the tile; the last register of a row stores its first `last` lanes. */
 INLINE void tile_part(float *C, int ldc, const float *A, int lda, const float *P, int k,
-                      bool accumulate, int last, const int M, const int N)
+                      bool accumulate, Ahead *ahead, int last, const int M, const int N)
 {
-    __m512 c[TILE_M][VECTORS], b[VECTORS];
+    __m512 c[TILE_M][VECTORS];
     UNROLL
     for (int i = 0; i < M; i++)
         UNROLL
         for (int v = 0; v < N; v++)
             c[i][v] = _mm512_setzero_ps();
-    for (int p = 0; p < k; p++) {
+    UNROLL
+    for (int i = 0; i < M; i++)
+        for (int v = 0; v < N; v += 1)          /* needed at the end: here by then */
+            __builtin_prefetch(C + (size_t)i * ldc + 16 * v, 1);
+    int p = 0;
+    for (; ahead && ahead->columns > 0 && p + 4 <= k; p += 4) {
+        fetch(ahead);
         UNROLL
-        for (int v = 0; v < N; v++)
-            b[v] = _mm512_loadu_ps(P + (size_t)p * TILE_N + 16 * v);
-        UNROLL
-        for (int i = 0; i < M; i++) {
-            __m512 a = _mm512_set1_ps(A[(size_t)i * lda + p]);
-            UNROLL
-            for (int v = 0; v < N; v++)
-                c[i][v] = _mm512_fmadd_ps(a, b[v], c[i][v]);
-        }
+        for (int q = 0; q < 4; q++)
+            tile_step(c, A + p + q, lda, P + (size_t)(p + q) * TILE_N, M, N);
     }
+    for (; p < k; p++)
+        tile_step(c, A + p, lda, P + (size_t)p * TILE_N, M, N);
     UNROLL
     for (int i = 0; i < M; i++)
         UNROLL
@@ -144,28 +162,28 @@ INLINE void tile_part(float *C, int ldc, const float *A, int lda, const float *P
 
 #define TILE_ROWS(M)                                                                           \
     static void tile_##M(float *C, int ldc, const float *A, int lda, const float *P, int nr,   \
-                         int k, bool accumulate)                                               \
+                         int k, bool accumulate, Ahead *ahead)                                 \
     {                                                                                          \
         int last = (nr - 1) % 16 + 1;                                                          \
         switch ((nr - 1) / 16) {                                                               \
-        case 0:  tile_part(C, ldc, A, lda, P, k, accumulate, last, M, 1); break;               \
-        case 1:  tile_part(C, ldc, A, lda, P, k, accumulate, last, M, 2); break;               \
-        case 2:  tile_part(C, ldc, A, lda, P, k, accumulate, last, M, 3); break;               \
-        default: tile_part(C, ldc, A, lda, P, k, accumulate, last, M, 4); break;               \
+        case 0:  tile_part(C, ldc, A, lda, P, k, accumulate, ahead, last, M, 1); break;        \
+        case 1:  tile_part(C, ldc, A, lda, P, k, accumulate, ahead, last, M, 2); break;        \
+        case 2:  tile_part(C, ldc, A, lda, P, k, accumulate, ahead, last, M, 3); break;        \
+        default: tile_part(C, ldc, A, lda, P, k, accumulate, ahead, last, M, 4); break;        \
         }                                                                                      \
     }
 TILE_ROWS(1) TILE_ROWS(2) TILE_ROWS(3) TILE_ROWS(4) TILE_ROWS(5) TILE_ROWS(6)
 
 static void tile_avx512(float *C, int ldc, const float *A, int lda, const float *P, int mr, int nr,
-                        int k, bool accumulate)
+                        int k, bool accumulate, Ahead *ahead)
 {
     switch (mr) {
-    case 1:  tile_1(C, ldc, A, lda, P, nr, k, accumulate); break;
-    case 2:  tile_2(C, ldc, A, lda, P, nr, k, accumulate); break;
-    case 3:  tile_3(C, ldc, A, lda, P, nr, k, accumulate); break;
-    case 4:  tile_4(C, ldc, A, lda, P, nr, k, accumulate); break;
-    case 5:  tile_5(C, ldc, A, lda, P, nr, k, accumulate); break;
-    default: tile_6(C, ldc, A, lda, P, nr, k, accumulate); break;
+    case 1:  tile_1(C, ldc, A, lda, P, nr, k, accumulate, ahead); break;
+    case 2:  tile_2(C, ldc, A, lda, P, nr, k, accumulate, ahead); break;
+    case 3:  tile_3(C, ldc, A, lda, P, nr, k, accumulate, ahead); break;
+    case 4:  tile_4(C, ldc, A, lda, P, nr, k, accumulate, ahead); break;
+    case 5:  tile_5(C, ldc, A, lda, P, nr, k, accumulate, ahead); break;
+    default: tile_6(C, ldc, A, lda, P, nr, k, accumulate, ahead); break;
     }
 }
 

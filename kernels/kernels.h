@@ -127,6 +127,15 @@ static inline size_t rounded_bytes(int mr, int k)
 
 /* === Micro-kernels ============================================================================ */
 
+/* What a tile fetches into the second-level cache while it multiplies and leaves the memory idle:
+ * one cache line every four steps along k, down a column of `rows` lines and then down the next. */
+typedef struct {
+    const char *at;         /* the top of the column; nothing is read: it may lie anywhere */
+    size_t step;            /* bytes from a row to the next */
+    int rows, row;          /* lines of a column; those of this one that are done */
+    int columns;            /* that are left */
+} Ahead;
+
 typedef struct {
     /* f32 and the direct algorithms, as kernels_init was told. Set before the levels fill in */
     bool exact;
@@ -139,7 +148,7 @@ typedef struct {
      * elements, padded with zeros beyond the matrix. mr <= tile_m, nr <= tile_n. */
     int tile_m, tile_n;
     void (*tile)(float *C, int ldc, const float *A, int lda, const float *P, int mr, int nr, int k,
-                 bool accumulate);
+                 bool accumulate, Ahead *ahead);                /* NULL: fetch nothing */
     /* one panel: rows j .. j+nr-1 of W [n, ldw], columns 0 .. k-1, transposed to f32 [k, tile_n] */
     void (*pack[3])(float *P, const void *W, int ldw, int nr, int k);   /* F32 F16 BF16 */
 

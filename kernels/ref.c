@@ -111,8 +111,9 @@ FOR_EACH_TYPE(FEW)
 
 /* C[i][j] (+)= sum over p of A[i][p] P[p][j] */
 static void tile_ref(float *C, int ldc, const float *A, int lda, const float *P, int mr, int nr,
-                     int k, bool accumulate)
+                     int k, bool accumulate, Ahead *ahead)
 {
+    (void)ahead;
     for (int i = 0; i < mr; i++) {
         const float *a = A + (size_t)i * lda;
         float *c = C + (size_t)i * ldc, sum[TILE_N] = { 0 };

@@ -53,7 +53,8 @@ static void test_tile(int unused)
         if (accumulate)
             C[(size_t)(i / n) * ldc + i % n] = before[i];
     }
-    kernel.tile(C, ldc, A, lda, P, m, n, k, accumulate);
+    Ahead ahead = { .at = (char *)P, .step = 100, .rows = 1 + below(9), .columns = below(9) };
+    kernel.tile(C, ldc, A, lda, P, m, n, k, accumulate, below(2) ? &ahead : NULL);
     for (int i = 0; i < m; i++)
         for (int j = 0; j < n; j++) {
             double sum = before[i * n + j], abs = fabs(sum);
@@ -352,6 +353,8 @@ static void test_gemm(int type)
     for (int q = 0; q < 200; q++) {             /* some elements: each slot has its own test */
         int i = below(m), j = below(n);
         double sum = bias ? b[j] : 0, abs = fabs(sum);
+        if (e.add)                              /* the residual may be the first of the terms */
+            abs += fabs(before[(size_t)i * ldc + j]);
         for (int p = 0; p < k; p++) {
             double t = (double)A[(size_t)i * lda + p] * weight_at(W, type, (size_t)j * k + p);
             sum += t, abs += fabs(t);
