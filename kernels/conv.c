@@ -180,7 +180,7 @@ static void multiply(float *S, float *A, const float *P, const Phase *p, Block b
         gather(A, p, b, i, rows);
         for (int j = 0; j < cols; j += kernel.tile_n)
             kernel.tile(S + (size_t)(i - i0) * p->cols + j, p->cols, A, k, P + (size_t)j * k, rows,
-                        min(kernel.tile_n, cols - j), k, b.t + b.c > 0);
+                        min(kernel.tile_n, cols - j), k, b.t + b.c > 0, NULL);
     }
 }
 
