@@ -240,6 +240,7 @@ struct Row {
     const Case *c;
     DType       type;
     const char *isa;
+    Limit       limit;                               /* of the case, or what there is instead */
     int         shape[4], repeat, n;                 /* calls of a timing; timings so far */
     double      ms[MAX_ROUNDS], ratio[MAX_ROUNDS];   /* of one call; speed to limit */
     bool        alone[MAX_ROUNDS];                   /* as far as the limits around it tell */
@@ -332,6 +333,7 @@ static void normalize(const Row *r, char *from)
 }
 
 #define GEMM(limit, m, n, k)       "gemm", product, limit, { m, n, k }, .type = OTHER
+#define QUANT(limit, m, n, k, t)   "gemm_quant", product, limit, { m, n, k }, .type = t
 #define ATTEND(limit, q, kv, h, d) "attention", attend_heads, limit, { q, kv, h, d }, .type = F32
 #define IN_PLACE(kernel, call)     kernel, call, MEMORY, { 4096, 1280 }, .in_place = true
 
@@ -357,6 +359,18 @@ static const Case CASES[] = {
     { GEMM(MEMORY, 3, 30524, 768), .brief = true },
     { GEMM(MEMORY, 1, 11008, 4096), .brief = true },        /* LLaMA 7B, TinyLlama: a token */
     { GEMM(MEMORY, 1, 5632, 2048) },
+    { QUANT(INT8_DOT, 512, 4096, 4096, Q8), .brief = true }, /* LLaMA 7B, quantised: a prompt, */
+    { QUANT(INT8_DOT, 512, 4096, 4096, Q4), .brief = true },
+    { QUANT(INT8_DOT, 512, 11008, 4096, Q8) },
+    { QUANT(INT8_DOT, 512, 11008, 4096, Q4) },
+    { QUANT(INT8_DOT, 512, 4096, 11008, Q8) },
+    { QUANT(INT8_DOT, 512, 4096, 11008, Q4) },
+    { QUANT(INT8_DOT, 577, 3072, 768, Q8) },
+    { QUANT(INT8_DOT, 577, 3072, 768, Q4) },
+    { QUANT(MEMORY, 1, 4096, 11008, Q8), .brief = true },   /* a token */
+    { QUANT(MEMORY, 1, 4096, 11008, Q4), .brief = true },
+    { QUANT(MEMORY, 1, 2048, 5632, Q8) },
+    { QUANT(MEMORY, 1, 2048, 5632, Q4) },
     { ATTEND(FMA, 577, 577, 12, 64), .brief = true },       /* BLIP */
     { ATTEND(FMA, 197, 197, 12, 64) },                      /* ViT-B/16 */
     { ATTEND(FMA, 77, 77, 12, 64), .causal = true },        /* CLIP's texts */
@@ -383,6 +397,7 @@ static size_t bytes_read(const Row *r)
 {
     const int *s = r->shape;
     size_t size = dtype_size(r->type);
+    if (r->type == Q8 || r->type == Q4) return quant_bytes(r->type, s[1], s[2]);
     if (r->c->call == product)      return size * (size_t)s[1] * (size_t)s[2];
     if (r->c->call == attend_heads) return 2 * size * (size_t)s[1] * (size_t)(s[2] * s[3]);
     return size * (size_t)s[0] * (size_t)s[1] * (r->c->plain ? 3 : 1);
@@ -395,7 +410,7 @@ static double work(const Row *r)
     const int *s = r->shape;
     double area = (double)s[0] * s[1], bytes = (double)bytes_read(r);
     if (r->c->causal)               area -= s[0] * (s[0] - 1.0) / 2;
-    if (r->c->limit == FMA)         return r->c->call == product ? 2 * area * s[2]
+    if (r->limit != MEMORY)         return r->c->call == product ? 2 * area * s[2]
                                                                  : 4 * area * s[2] * s[3];
     if (r->c->in_place)             return 2 * bytes;
     if (r->c->call == convert)      return bytes + 4 * area;
@@ -473,9 +488,9 @@ static void time_row(Row *r)
     span = span < LEAST_SECONDS ? LEAST_SECONDS : span > MOST_SECONDS ? MOST_SECONDS : span;
     bool *alone = &r->alone[r->n];
     *alone = true;
-    double before = limit_rate(r->c->limit, span, alone);
+    double before = limit_rate(r->limit, span, alone);
     double seconds = time_calls(r, r->repeat) / r->repeat;
-    double limit = (before + limit_rate(r->c->limit, span, alone)) / 2;
+    double limit = (before + limit_rate(r->limit, span, alone)) / 2;
     r->ms[r->n] = 1e3 * seconds;
     r->ratio[r->n++] = 1e-9 * work(r) / seconds / limit;
 }
@@ -538,7 +553,8 @@ static void check_names(const Run *run)
 static int add_row(Row *rows, int n, const Case *c, DType type, const char *isa)
 {
     Row *r = &rows[n];
-    *r = (Row){ .c = c, .type = type, .isa = isa };
+    bool there = c->limit == MEMORY || peak[c->limit].fn;
+    *r = (Row){ .c = c, .type = type, .isa = isa, .limit = there ? c->limit : FMA };
     memcpy(r->shape, c->shape, sizeof r->shape);
     if (!c->plain && !strcmp(isa, "ref") && r->shape[0] > REF_ROWS) r->shape[0] = REF_ROWS;
     return bytes_read(r) <= mem.size ? n + 1 : n;
@@ -596,7 +612,7 @@ static void put_limits(Buf *b, const double rate[N_LIMITS], bool json)
 /* Returns whether the ratios scatter by more than a tenth. */
 static bool put_row(Buf *b, Row *r, bool json)
 {
-    const char *unit = LIMITS[r->c->limit].unit, *limit = LIMITS[r->c->limit].name;
+    const char *unit = LIMITS[r->limit].unit, *limit = LIMITS[r->limit].name;
     int n = undisturbed(r->ms, r->alone, r->n);
     undisturbed(r->ratio, r->alone, r->n);
     double ms = median(r->ms, n), ratio = median(r->ratio, n), rate = 1e-6 * work(r) / ms;
