@@ -119,7 +119,7 @@ void first_feedback(const Run *r, const char *fmt, ...)
 
 static void wipe(Progress *p)
 {
-    if (p->shown) fputs("\r\033[K", stderr);
+    if (p->shown && signals_progress_shown()) fputs("\r\033[K", stderr);
     p->shown = false;
     signals_progress(false);
 }
@@ -138,7 +138,8 @@ static void status_text(const Run *r, const Progress *p, char *line, size_t size
 {
     static const struct { unsigned bit; const char *doing; } WORDS[] = {
         { CAPTION, "captioning" }, { EMBED, "embedding" }, { CLASSIFY, "classifying" },
-        { PREPROCESS, "preprocessing" }, { TOKENIZE, "tokenizing" },
+        { PREPROCESS, "preprocessing" }, { TOKENIZE, "tokenizing" }, { CHAT, "answering" },
+        { COMPLETE, "completing" },
     };
     const char *doing = r->name;
     for (size_t i = 0; i < sizeof WORDS / sizeof WORDS[0]; i++)

@@ -19,19 +19,22 @@ typedef struct { const char **v; int64_t n; } Texts;     /* of an option that ma
 typedef struct {
     const char *model, *prompt, *output, *in, *files0_from, *files_from, *resume, *errors, *sidecar;
     const char *if_exists, *trace, *ids, *vec, *isa, *progress, *seed, *normalize;
-    const char *label_template;
-    Texts text, labels;              /* --text and --labels, as often as they are given */
+    const char *label_template, *system, *template, *kv;
+    Texts text, labels, images, stop;        /* --text, --labels, ... as often as they are given */
     const char **operand;
     int64_t n_operands;
     int64_t threads, limit, skip, top, beams, max_tokens, logprobs, max_pixels, verbose, seconds;
+    int64_t top_k, ctx;
+    double temp, top_p, min_p, repeat_penalty;
     bool recursive, json, tsv, nul, retry_errors, exit0, quiet, timings, no_filename, no_exif;
-    bool exact, raw, cpu, tensors, full, no_color, help, help_all, version;
+    bool exact, raw, show_prompt, cpu, tensors, full, no_color, help, help_all, version;
 } Options;
 
 /* Commands as a set of bits, for the option table. */
 enum { CAPTION = 1, EMBED = 2, CLASSIFY = 4, INFO = 8, PREPROCESS = 16, TOKENIZE = 32, HELP = 64,
-       LS = 128, BENCH = 256 };
-#define RUNS     (CAPTION | EMBED | CLASSIFY | PREPROCESS | TOKENIZE)   /* item by item */
+       LS = 128, BENCH = 256, CHAT = 512, COMPLETE = 1024 };
+#define WRITES   (CHAT | COMPLETE)           /* texts of any length */
+#define RUNS     (CAPTION | EMBED | CLASSIFY | PREPROCESS | TOKENIZE | WRITES)  /* item by item */
 #define PICTURES (CAPTION | EMBED | CLASSIFY | PREPROCESS)
 #define EVERY    (RUNS | INFO | BENCH)
 #define ANY      (EVERY | HELP | LS)
@@ -47,7 +50,7 @@ typedef struct Command {
     const char *out_fields;          /* fields that it writes */
 } Command;
 
-typedef enum { FLAG, COUNT, TEXT, LIST, NUMBER, CHOICE, LATER } OptionKind;
+typedef enum { FLAG, COUNT, TEXT, LIST, NUMBER, REAL, CHOICE, LATER } OptionKind;
 typedef struct {
     char        letter;              /* 0: none */
     const char *name, *arg;          /* arg NULL: a flag; of a CHOICE: "a|b|c" */
@@ -110,8 +113,9 @@ typedef struct {
 
 typedef struct Input Input;
 /* What the model takes. Operands are pictures, but of TAKES_TEXTS; a record's "text" counts unless
- * TAKES_PICTURES. */
-typedef enum { TAKES_PICTURES, TAKES_TEXTS, TAKES_BOTH } Takes;
+ * TAKES_PICTURES. TAKES_PROMPTS: operands are files that hold a text each, "-" is stdin as one text
+ * unless --in says otherwise, and what a record must have is up to the command. */
+typedef enum { TAKES_PICTURES, TAKES_TEXTS, TAKES_BOTH, TAKES_PROMPTS } Takes;
 /* Dies with EXIT_USAGE if there is no input at all. */
 Input  *input_open(const char *cmd, const Options *o, Takes takes);
 /* The next input, raw: only i, source, raw and a first id are set. False: no more. */
@@ -172,6 +176,9 @@ typedef struct Output Output;
 Output *output_open(Run *r);
 /* True if the item is left out: done before (--resume), or its file is there (--if-exists). */
 bool    output_skip(Output *out, const Item *item);
+/* A piece of the item's text as it comes: written at once if the output is text for one item, else
+ * nothing. res->text must begin with all pieces. */
+void    output_piece(Output *out, const char *s, size_t n);
 void    output_write(Output *out, const Item *item, const Result *res);      /* may fail() */
 void    output_error(Output *out, const Item *item, const ItemError *e);
 /* All is done: files get their names. commit false: what is unfinished is removed. Returns whether
@@ -181,6 +188,7 @@ void    signals_start(void);
 void    signals_farewell(const char *line);  /* what SIGINT says last; for a terminal */
 bool    output_on_terminal(const Output *out);
 void    signals_progress(bool shown);        /* a line on the terminal has to be wiped first */
+bool    signals_progress_shown(void);
 bool    signals_status(void);                /* SIGUSR1 came since the last call */
 
 /* === A person at a terminal (columns.c, repl.c) =============================================== */

@@ -167,6 +167,12 @@ static const char *stream_format(const Options *o)
     return o->in && strcmp(o->in, "files") ? o->in : NULL;
 }
 
+/* Is "-" read line by line, or as a stream? Else it is one picture, or one prompt. */
+static bool stdin_in_pieces(const Input *in)
+{
+    return stream_format(in->o) || in->takes == TAKES_TEXTS;
+}
+
 /* For a model of texts the name of a picture is most likely a mistake. */
 static void refuse_pictures(const char *cmd, const Options *o)
 {
@@ -199,7 +205,8 @@ Input *input_open(const char *cmd, const Options *opts, Takes takes)
     Input *in = keep_bytes(sizeof *in);
     Options *o = keep_bytes(sizeof *o);
     *o = *opts;
-    *in = (Input){ .cmd = cmd, .o = o, .takes = takes, .texts = takes == TAKES_TEXTS,
+    *in = (Input){ .cmd = cmd, .o = o, .takes = takes,
+                   .texts = takes == TAKES_TEXTS || takes == TAKES_PROMPTS,
                    .n_text = o->text.n, .n_list = -1 };
     in->list = o->files0_from ? o->files0_from : o->files_from;
     if (o->files0_from && o->files_from)
@@ -242,7 +249,7 @@ bool input_several(const Input *in)
     const Options *o = in->o;
     if (in->list || o->recursive || o->n_operands + in->n_text > 1) return true;
     if (!o->n_operands) return o->text.n && strcmp(o->text.v[0], "-") == 0;
-    return strcmp(o->operand[0], "-") == 0 && (in->texts || (o->in && strcmp(o->in, "files")));
+    return strcmp(o->operand[0], "-") == 0 && stdin_in_pieces(in);
 }
 
 int64_t input_total(const Input *in)
@@ -431,14 +438,14 @@ bool input_next(Input *in, Item *item)
         if (in->next_operand == o->n_operands) break;
         const char *word = o->operand[in->next_operand];
         if (strcmp(word, "-") == 0) {
-            bool stream = in->texts || (o->in && strcmp(o->in, "files"));
+            bool stream = stdin_in_pieces(in);
             if (stream && next_of_stdin(in, item, false)) return true;
             in->next_operand++;
             if (!stream) return give(in, item, FROM_STDIN, word, 1);
             continue;
         }
         in->next_operand++;
-        if (in->texts) return give(in, item, FROM_TEXT, word, strlen(word));
+        if (in->takes == TAKES_TEXTS) return give(in, item, FROM_TEXT, word, strlen(word));
         if (!o->recursive || !is_folder(word))
             return give(in, item, FROM_PATH, word, strlen(word));
         snprintf(in->walk, sizeof in->walk, "%s", word);
@@ -511,14 +518,16 @@ static void open_record(Input *in, Item *item)
         item->bytes = base64_decode(b64, n_b64, &item->n_bytes);
         if (!item->bytes)
             fail("input.json", NULL, "%s: image_b64 is not base64 (RFC 4648, with padding)", name);
-    } else if (in->takes != TAKES_PICTURES) {
+    }
+    bool picture = path || b64;
+    if (in->takes == TAKES_PROMPTS || (in->takes != TAKES_PICTURES && !picture)) {
         item->text = record_text(item->record, "text", &item->text_len);
         if (!item->text && in->texts && item->prompt) {
             item->text = item->prompt;
             item->text_len = n;
         }
     }
-    if (!item->path && !item->bytes && !item->text) {
+    if (!picture && !item->text && in->takes != TAKES_PROMPTS) {
         bool from_mm = json_is(json_get(record, "cmd"), JSON_STRING);    /* there id is the path */
         if (in->texts) fail("input.json", NULL, "%s: no key text", name);
         if (!from_mm || !json_is(id, JSON_STRING))
@@ -527,7 +536,7 @@ static void open_record(Input *in, Item *item)
         need_clean_path(item, item->id, item->id_len);
         item->path = item->id;
     }
-    if (item->text && !json_is(id, JSON_STRING) && !item->id_json.node) {
+    if (item->text && !path && !json_is(id, JSON_STRING) && !item->id_json.node) {
         item->id = item->text;
         item->id_len = item->text_len;
     }
@@ -553,6 +562,71 @@ static void open_columns(Input *in, Item *item)
         need_clean_path(item, what, strlen(what));
         item->path = what;
     }
+}
+
+/* The file, whole, in scratch. Fails with these codes. */
+static uint8_t *read_file(const char *path, size_t *n, const char *missing, const char *toobig)
+{
+    struct stat st;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    size_t len = strlen(path);
+    if (fd < 0)
+        fail(missing, len && path[len - 1] == '\r'
+             ? "the line ends in \\r (a Windows line end): remove it, as with `tr -d '\\r'`" : NULL,
+             "%s: %s", quoted(path), strerror(errno));
+    if (fstat(fd, &st) == 0 && S_ISDIR(st.st_mode)) {
+        close(fd);
+        bool picture = strcmp(missing, "image.missing") == 0;
+        fail(missing, picture ? "-r goes through the pictures in it" : NULL, "%s: is a directory",
+             quoted(path));
+    }
+    size_t size = S_ISREG(st.st_mode) && st.st_size > 0 ? (size_t)st.st_size + 1 : 1 << 16;
+    if (size > MAX_STREAM) {
+        close(fd);
+        fail(toobig, NULL, "%s: more than 1 GB", quoted(path));
+    }
+    uint8_t *buf = scratch_bytes(size);
+    for (*n = 0; ; ) {
+        if (*n == size) {                                /* a pipe, or a file that grew */
+            uint8_t *more = size < MAX_STREAM ? scratch_bytes(size * 2) : NULL;
+            if (!more) {
+                close(fd);
+                fail(toobig, NULL, "%s: more than 1 GB", quoted(path));
+            }
+            memcpy(more, buf, *n);
+            buf = more;
+            size *= 2;
+        }
+        ssize_t got = read(fd, buf + *n, size - *n);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) {
+            int e = errno;
+            close(fd);
+            fail(missing, NULL, "%s: %s", quoted(path), strerror(e));
+        }
+        if (got == 0) break;
+        *n += (size_t)got;
+    }
+    close(fd);
+    return buf;
+}
+
+uint8_t *read_picture_file(const char *path, size_t *n)
+{
+    return read_file(path, n, "image.missing", "image.toobig");
+}
+
+/* A prompt from a file; its last newline does not count. */
+static void open_text_file(Item *item)
+{
+    size_t n;
+    const uint8_t *s = read_file(item->raw, &n, "input.text", "input.text");
+    if (n && s[n - 1] == '\n') n--;
+    char *text = scratch_bytes(add_size(n, 1));
+    memcpy(text, s, n);
+    text[n] = 0;
+    item->text = text;
+    item->text_len = n;
 }
 
 /* Does more come at once? A writer has to be woken first. Files: always; read() tells the end. */
@@ -596,14 +670,22 @@ static void open_pnm(Input *in, Item *item)
     }
 }
 
-/* stdin, whole, as one picture. */
+/* stdin, whole, as one picture, or as one text, whose last newline does not count. */
 static void open_stdin(Input *in, Item *item)
 {
+    const char *what = in->texts ? "text" : "picture";
     if (isatty(STDIN_FILENO))
-        usage_error(in->cmd, "stdin is a terminal: '-' reads a picture from a pipe");
+        usage_error(in->cmd, "stdin is a terminal: '-' reads a %s from a pipe", what);
     Lines l = lines_open(STDIN_FILENO);
     while (lines_fill(&l)) {}
-    if (!l.eof) fail("image.toobig", NULL, "-: more than 1 GB on stdin");
+    if (in->texts && l.eof) {
+        item->text = l.buf;
+        item->text_len = l.n && l.buf[l.n - 1] == '\n' ? l.n - 1 : l.n;
+        l.buf[item->text_len] = 0;
+        return;
+    }
+    if (!l.eof)
+        fail(in->texts ? "input.text" : "image.toobig", NULL, "-: more than 1 GB on stdin");
     if (!l.n) fail("image.empty", NULL, "-: nothing came on stdin, expected a picture");
     if (l.n && !image_is_picture((const uint8_t *)l.buf, l.n) && memchr(l.buf, '\n', l.n))
         fail("image.format", "for a list of paths on stdin say --in lines, for records --in jsonl",
@@ -620,7 +702,8 @@ void item_open(Input *in, Item *item)
     switch (item->source) {
     case FROM_PATH:
         need_clean_path(item, item->raw, item->raw_len);
-        item->path = item->raw;
+        if (in->texts) open_text_file(item);
+        else item->path = item->raw;
         break;
     case FROM_TEXT:
         item->text = item->raw;
@@ -634,51 +717,6 @@ void item_open(Input *in, Item *item)
 }
 
 /* === Pictures ================================================================================= */
-
-uint8_t *read_picture_file(const char *path, size_t *n)
-{
-    struct stat st;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    size_t len = strlen(path);
-    if (fd < 0)
-        fail("image.missing", len && path[len - 1] == '\r'
-             ? "the line ends in \\r (a Windows line end): remove it, as with `tr -d '\\r'`" : NULL,
-             "%s: %s", quoted(path), strerror(errno));
-    if (fstat(fd, &st) == 0 && S_ISDIR(st.st_mode)) {
-        close(fd);
-        fail("image.missing", "-r goes through the pictures in it", "%s: is a directory",
-             quoted(path));
-    }
-    size_t size = S_ISREG(st.st_mode) && st.st_size > 0 ? (size_t)st.st_size + 1 : 1 << 16;
-    if (size > MAX_STREAM) {
-        close(fd);
-        fail("image.toobig", NULL, "%s: more than 1 GB", quoted(path));
-    }
-    uint8_t *buf = scratch_bytes(size);
-    for (*n = 0; ; ) {
-        if (*n == size) {                                /* a pipe, or a file that grew */
-            uint8_t *more = size < MAX_STREAM ? scratch_bytes(size * 2) : NULL;
-            if (!more) {
-                close(fd);
-                fail("image.toobig", NULL, "%s: more than 1 GB", quoted(path));
-            }
-            memcpy(more, buf, *n);
-            buf = more;
-            size *= 2;
-        }
-        ssize_t got = read(fd, buf + *n, size - *n);
-        if (got < 0 && errno == EINTR) continue;
-        if (got < 0) {
-            int e = errno;
-            close(fd);
-            fail("image.missing", NULL, "%s: %s", quoted(path), strerror(e));
-        }
-        if (got == 0) break;
-        *n += (size_t)got;
-    }
-    close(fd);
-    return buf;
-}
 
 Image item_picture(const Item *item, const Options *o)
 {

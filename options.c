@@ -12,7 +12,7 @@
  *   - @FILE counts only as the first argument, or the first after the command: a text to tokenize
  *     may begin with @ too. The value of --labels or -p beginning with @ is another matter: it is
  *     the option that reads it.
- *   - A number that was not given is -1: 0 is a value. */
+ *   - A number that was not given is -1: 0 is a value. The locale is C: 0.5 is written so. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -28,8 +28,16 @@
 const OptionRow OPTIONS[] = {
     {'m', "model", "M", TEXT, AT(model), RUNS | INFO, true, 0, 0,
      "path, org/name[@rev], alias, builtin:NAME (`mm ls`)"},
-    {'p', "prompt", "TEXT", TEXT, AT(prompt), CAPTION | EMBED | TOKENIZE, true, 0, 0,
+    {'p', "prompt", "TEXT", TEXT, AT(prompt), CAPTION | EMBED | TOKENIZE | WRITES, true, 0, 0,
      "a question, a beginning, a text (@FILE: from a file)"},
+    {0, "system", "TEXT", TEXT, AT(system), CHAT, true, 0, 0,
+     "what the model is told ahead of all (@FILE: a file)"},
+    {0, "image", "F", LIST, AT(images), CHAT, true, 0, 0,
+     "a picture that the question is about; again"},
+    {0, "template", "NAME", TEXT, AT(template), CHAT, true, 0, 0,
+     "how turns are written, if not as the checkpoint says"},
+    {0, "show-prompt", NULL, FLAG, AT(show_prompt), WRITES, true, 0, 0,
+     "no answer: the exact prompt, and its ids"},
     {0, "text", "T", LIST, AT(text), EMBED, true, 0, 0,
      "a text to embed, again and again (-: with --in lines)"},
     {0, "labels", "A,B|@F", LIST, AT(labels), CLASSIFY, true, 0, 0,
@@ -74,12 +82,29 @@ const OptionRow OPTIONS[] = {
     {0, "exit0", NULL, FLAG, AT(exit0), RUNS, false, 0, 0, "exit 0 even if items failed"},
     {0, "limit", "N", NUMBER, AT(limit), RUNS, false, 0, MOST, "stop after N items"},
     {0, "skip", "N", NUMBER, AT(skip), RUNS, false, 0, MOST, "leave out the first N items"},
-    {0, "beams", "N", NUMBER, AT(beams), CAPTION, true, 1, 64, "beam search (default 1: greedy)"},
-    {0, "max-tokens", "N", NUMBER, AT(max_tokens), CAPTION, true, 0, 100000,
-     "new tokens at most (BLIP: 20)"},
-    {0, "logprobs", "K", NUMBER, AT(logprobs), CAPTION, false, 1, 1000,
+    {0, "temp", "X", REAL, AT(temp), WRITES, true, 0, 100,
+     "0: the likeliest token; higher: more surprising ones"},
+    {0, "top-k", "N", NUMBER, AT(top_k), WRITES, false, 0, 1 << 22,
+     "draw among the N likeliest tokens (0: all)"},
+    {0, "top-p", "X", REAL, AT(top_p), WRITES, false, 0, 1,
+     "draw among the likeliest that make up this share"},
+    {0, "min-p", "X", REAL, AT(min_p), WRITES, false, 0, 1,
+     "draw none less likely than X times the likeliest"},
+    {0, "repeat-penalty", "X", REAL, AT(repeat_penalty), WRITES, false, 0, 100,
+     "make tokens that are there less likely (1: no)"},
+    {0, "beams", "N", NUMBER, AT(beams), CAPTION | WRITES, true, 1, 64,
+     "beam search (default 1: none)"},
+    {0, "max-tokens", "N", NUMBER, AT(max_tokens), CAPTION | WRITES, true, 0, 1000000,
+     "new tokens at most (BLIP: 20, complete: 256)"},
+    {0, "stop", "TEXT", LIST, AT(stop), WRITES, false, 0, 0,
+     "end before this text; again"},
+    {0, "ctx", "N", NUMBER, AT(ctx), WRITES, false, 1, 1 << 24,
+     "tokens in all (default: the model's, at most 4096)"},
+    {0, "kv", "f32|f16", CHOICE, AT(kv), WRITES, false, 0, 0,
+     "keys and values in f32, or in half the memory"},
+    {0, "logprobs", "K", NUMBER, AT(logprobs), CAPTION | WRITES, false, 1, 1000,
      "with --json: log probabilities and K alternatives"},
-    {0, "raw", NULL, FLAG, AT(raw), CAPTION, false, 0, 0,
+    {0, "raw", NULL, FLAG, AT(raw), CAPTION | CHAT, false, 0, 0,
      "special tokens written in the prompt are special"},
     {'s', "seed", "N", TEXT, AT(seed), RUNS, false, 0, 0,
      "default 0; 'random' picks one; recorded"},
@@ -123,7 +148,6 @@ const OptionRow OPTIONS[] = {
     {0, "features", "F", LATER, 0, EVERY, false, 0, 0, NULL},
     {0, "layer", "N", LATER, 0, EVERY, false, 0, 0, NULL},
     {0, "dim", "N", LATER, 0, EVERY, false, 0, 0, NULL},
-    {0, "show-prompt", NULL, LATER, 0, EVERY, false, 0, 0, NULL},
     {0}
 };
 
@@ -334,6 +358,17 @@ static int64_t number(const char *cmd, const OptionRow *row, const char *value)
     return v;
 }
 
+static double real(const char *cmd, const OptionRow *row, const char *value)
+{
+    char *end;
+    double v = strtod(value, &end);
+    bool number_like = strspn(value, "0123456789.eE-+") == strlen(value);
+    if (end == value || *end || !number_like || !(v >= (double)row->min && v <= (double)row->max))
+        usage_error(cmd, "--%s %s: expected a number from %lld to %lld", row->name, quoted(value),
+                    (long long)row->min, (long long)row->max);
+    return v;
+}
+
 static const char *choice(const char *cmd, const OptionRow *row, const char *value)
 {
     size_t n = strlen(value);
@@ -354,6 +389,7 @@ static void store(Options *o, const char *cmd, const OptionRow *row, const char 
     case TEXT:   *(const char **)field = value; break;
     case LIST:   ((Texts *)field)->v[((Texts *)field)->n++] = value; break;
     case NUMBER: *(int64_t *)field = number(cmd, row, value); break;
+    case REAL:   *(double *)field = real(cmd, row, value); break;
     case CHOICE: *(const char **)field = choice(cmd, row, value); break;
     case LATER:  break;
     }
@@ -427,7 +463,9 @@ const Command *options_parse(Options *o, const Command *table, int argc, char **
                              const char **typed)
 {
     *o = (Options){ .threads = -1, .limit = -1, .skip = -1, .top = -1, .beams = -1,
-                    .max_tokens = -1, .logprobs = -1, .max_pixels = -1, .seconds = -1 };
+                    .max_tokens = -1, .logprobs = -1, .max_pixels = -1, .seconds = -1,
+                    .top_k = -1, .ctx = -1, .temp = -1, .top_p = -1, .min_p = -1,
+                    .repeat_penalty = -1 };
     argv = expand(&argc, argv);
     int at = 1;
     for (; at < argc && argv[at][0] == '-'; at++)        /* before the command: help and version */
@@ -442,6 +480,8 @@ const Command *options_parse(Options *o, const Command *table, int argc, char **
     size_t room = sizeof(char *) * (size_t)(argc + 1);
     o->text.v = keep_bytes(room);
     o->labels.v = keep_bytes(room);
+    o->images.v = keep_bytes(room);
+    o->stop.v = keep_bytes(room);
     o->operand = keep_bytes(room);
     bool only_operands = false;
     for (at++; at < argc; at++) {

@@ -212,6 +212,7 @@ void signals_start(void)
 }
 
 void signals_progress(bool shown) { line_shown = shown; }
+bool signals_progress_shown(void) { return line_shown; }
 
 bool signals_status(void)
 {
@@ -289,6 +290,7 @@ struct Output {
     int64_t     n_rows;
     int         dim;
     Set         done, names;                 /* ids that --resume has; files written */
+    size_t      n_pieces;                    /* bytes of the item's text that are out already */
 };
 
 /* An id as the set of --resume knows it: its type, then its bytes. */
@@ -674,6 +676,7 @@ static Buf text_record(const Output *out, const Item *item, const Result *res)
     bool id = r->o.tsv || (out->several && !one_file && !r->o.no_filename && !r->text_lines);
     bool flat = r->o.tsv || (out->several && !one_file && !r->o.nul);
     const char *s = res->text.p ? res->text.p : "", *end = s + res->text.n;
+    s += out->n_pieces;
     do {
         const char *stop = res->table ? memchr(s, '\n', (size_t)(end - s)) : NULL;
         size_t n = (size_t)((stop ? stop : end) - s);
@@ -749,6 +752,19 @@ static void write_item_file(Output *out, const Item *item, const void *p, size_t
     file_finish(&f, true);
 }
 
+void output_piece(Output *out, const char *s, size_t n)
+{
+    if (out->kind != STREAM || out->form != AS_TEXT || out->several || out->r->o.tsv) return;
+    size_t mark = scratch_mark();
+    Buf b = {0};
+    put_plain(&b, s, n, false, false, out->on_terminal);
+    if (line_shown) fputs("\r\033[K", stderr);
+    line_shown = 0;
+    write_all(&out->file, b.p, b.n);
+    out->n_pieces += n;
+    scratch_reset(mark);
+}
+
 void output_write(Output *out, const Item *item, const Result *res)
 {
     bool one_file = out->kind == PER_ITEM || out->kind == SIDECAR;
@@ -770,6 +786,7 @@ void output_write(Output *out, const Item *item, const Result *res)
     }
     if (one_file) write_item_file(out, item, b.p, b.n);
     else write_all(&out->file, b.p, b.n);
+    out->n_pieces = 0;
     if (out->kind == RESUME) {
         Buf key = key_of_item(item);
         set_add(&out->done, key.p, key.n);
@@ -781,6 +798,8 @@ void output_error(Output *out, const Item *item, const ItemError *e)
     const Run *r = out->r;
     const char *mode = r->o.errors ? r->o.errors : "record";
     bool stream = out->kind == STREAM || out->kind == RESUME;
+    if (out->n_pieces) write_all(&out->file, "\n", 1);
+    out->n_pieces = 0;
     if (out->form != AS_JSON || !stream || strcmp(mode, "skip") == 0) {
         fprintf(stderr, "mm: %s: %s\n", r->name, e->msg);
         if (e->hint[0]) fprintf(stderr, "    %s\n", e->hint);
