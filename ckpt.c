@@ -402,8 +402,8 @@ static const char *only_safetensors(const char *dir)
 {
     static const struct { const char *end, *remedy; } others[] = {
         { ".bin", CONVERT_IT }, { ".pt", CONVERT_IT }, { ".pth", CONVERT_IT },
-        { ".ckpt", CONVERT_IT }, { ".pkl", CONVERT_IT }, { ".h5", CONVERT_IT },
-        { ".msgpack", CONVERT_IT },
+        { ".ckpt", CONVERT_IT }, { ".pkl", SAVE_PRETRAINED }, { ".h5", SAVE_PRETRAINED },
+        { ".msgpack", SAVE_PRETRAINED },
         { ".gguf", GET_SAFETENSORS }, { ".onnx", GET_SAFETENSORS },
     };
     const char *found = NULL, *other = NULL, *remedy = "download the model's safetensors files";
@@ -639,7 +639,8 @@ CkptEntry ckpt_entry(Ckpt ck, int i)
     const Shard *s = &ck.files->shards[e->shard];
     CkptEntry out = { .name = e->name, .dtype = e->type_name, .file = s->name, .ndim = e->ndim,
                       .offset = (uint64_t)(s->data - s->bytes) + e->begin,
-                      .n_bytes = e->end - e->begin, .used = e->used };
+                      .n_bytes = e->end - e->begin, .data = s->data + e->begin,
+                      .used = e->used };
     memcpy(out.dim, e->dim, sizeof out.dim);
     return out;
 }

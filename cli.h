@@ -20,6 +20,7 @@ typedef struct {
     const char *model, *prompt, *output, *in, *files0_from, *files_from, *resume, *errors, *sidecar;
     const char *if_exists, *trace, *ids, *vec, *isa, *progress, *seed, *normalize;
     const char *label_template, *system, *template, *kv;
+    const char *base, *delta, *key;
     Texts text, labels, images, stop;        /* --text, --labels, ... as often as they are given */
     const char **operand;
     int64_t n_operands;
@@ -32,12 +33,12 @@ typedef struct {
 
 /* Commands as a set of bits, for the option table. */
 enum { CAPTION = 1, EMBED = 2, CLASSIFY = 4, INFO = 8, PREPROCESS = 16, TOKENIZE = 32, HELP = 64,
-       LS = 128, BENCH = 256, CHAT = 512, COMPLETE = 1024 };
+       LS = 128, BENCH = 256, CHAT = 512, COMPLETE = 1024, CONVERT = 4096 };
 #define WRITES   (CHAT | COMPLETE)           /* texts of any length */
 #define RUNS     (CAPTION | EMBED | CLASSIFY | PREPROCESS | TOKENIZE | WRITES)  /* item by item */
 #define PICTURES (CAPTION | EMBED | CLASSIFY | PREPROCESS)
 #define EVERY    (RUNS | INFO | BENCH)
-#define ANY      (EVERY | HELP | LS)
+#define ANY      (EVERY | HELP | LS | CONVERT)
 
 typedef struct Run Run;
 typedef struct Command {
@@ -185,6 +186,7 @@ void    output_error(Output *out, const Item *item, const ItemError *e);
  * the file of --resume holds failed items. */
 bool    output_close(Output *out, bool commit);
 void    signals_start(void);
+void    store_drop(void);            /* store.c: nothing half converted stays; for the handler */
 void    signals_farewell(const char *line);  /* what SIGINT says last; for a terminal */
 bool    output_on_terminal(const Output *out);
 void    signals_progress(bool shown);        /* a line on the terminal has to be wiped first */
@@ -255,6 +257,10 @@ void info_tensors(Ckpt ck, const Options *o);
 void info_model(const ModelFacts *m, const Options *o);
 void info_found(const FoundModel *m, int i, const Options *o);       /* a line of mm ls */
 const char *bytes_string(double n);          /* "990 MB"; static buffers */
+
+/* === mm convert (convert.c, convert.h) ======================================================== */
+
+int convert_model(const Run *r);             /* the exit code */
 
 /* === mm bench (bench.c) ======================================================================= */
 

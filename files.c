@@ -213,7 +213,7 @@ static void watch(const uint8_t *bytes, size_t n, const char *shown)
     mappings = m;
 }
 
-const uint8_t *model_map(const char *dir, const char *name, size_t *n)
+static const uint8_t *map_file(const char *dir, const char *name, size_t *n, int advice)
 {
     const char *shown = join(dir, name);
     if (is_builtin(dir)) return builtin_file(dir, name, n);  /* mapped with the program */
@@ -224,7 +224,17 @@ const uint8_t *model_map(const char *dir, const char *name, size_t *n)
     close(fd);
     if (bytes == MAP_FAILED)
         die(EXIT_MEMORY, "%s: cannot map its %zu bytes: %s", quoted(shown), *n, strerror(errno));
-    madvise(bytes, *n, MADV_WILLNEED);
+    madvise(bytes, *n, advice);
     watch(bytes, *n, shown);
     return bytes;
+}
+
+const uint8_t *model_map(const char *dir, const char *name, size_t *n)
+{
+    return map_file(dir, name, n, MADV_WILLNEED);
+}
+
+const uint8_t *model_map_once(const char *dir, const char *name, size_t *n)
+{
+    return map_file(dir, name, n, MADV_SEQUENTIAL);
 }

@@ -558,6 +558,12 @@ static int cmd_ls(Run *r)
     return 0;
 }
 
+static int cmd_convert(Run *r)
+{
+    threads_start(choose_machine(r));
+    return convert_model(r);
+}
+
 static int cmd_bench(Run *r) { return bench(r, choose_machine(r)); }
 
 static int cmd_help(Run *r)
@@ -610,6 +616,13 @@ static const Command COMMANDS[] = {
       "  mm tokenize -m clip \"a photo of a dog\"\n"
       "  mm tokenize -m minilm --json < lines.txt        a record per line\n",
       "text prompt", "ids" },
+    { "convert", NULL, CONVERT, cmd_convert, "FILE|DIR OUT [--base M]",
+      "PyTorch's .bin, .pt, .pth, .ckpt into safetensors",
+      "  mm convert vicuna-7b-v1.3 vicuna               a folder, with its other files\n"
+      "  mm convert v1-5-pruned-emaonly.ckpt sd.safetensors\n"
+      "  mm convert vicuna-7b-delta-v1.1 vicuna --base llama-7b    a difference\n"
+      "  mm convert model.pt out --key ema              another entry of the file\n",
+      NULL, NULL },
     { "bench", NULL, BENCH, cmd_bench, "[--full] [KERNEL...]",
       "how near the kernels come to this machine's limits",
       "  mm bench                        half a minute: in percent of the limits\n"

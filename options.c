@@ -61,7 +61,7 @@ const OptionRow OPTIONS[] = {
      "paths from F ('-': stdin), one a line"},
     {'r', "recursive", NULL, FLAG, AT(recursive), PICTURES, true, 0, 0,
      "enter folders; pictures are known by first bytes"},
-    {0, "json", NULL, FLAG, AT(json), (EVERY & ~PREPROCESS) | LS, true, 0, 0,
+    {0, "json", NULL, FLAG, AT(json), (EVERY & ~PREPROCESS) | LS | CONVERT, true, 0, 0,
      "one JSON object per record and line"},
     {0, "tsv", NULL, FLAG, AT(tsv), RUNS & ~PREPROCESS, false, 0, 0,
      "id, tab, result; tabs and newlines escaped"},
@@ -106,9 +106,15 @@ const OptionRow OPTIONS[] = {
      "with --json: log probabilities and K alternatives"},
     {0, "raw", NULL, FLAG, AT(raw), CAPTION | CHAT, false, 0, 0,
      "special tokens written in the prompt are special"},
+    {0, "base", "M", TEXT, AT(base), CONVERT, true, 0, 0,
+     "what is converted is the difference to M: add it up"},
+    {0, "delta", "alpaca|add", CHOICE, AT(delta), CONVERT, true, 0, 0,
+     "rows not in M begin with its mean row, or zero"},
+    {0, "key", "K", TEXT, AT(key), CONVERT, true, 0, 0,
+     "the entry of the file that is the model (ema, ...)"},
     {'s', "seed", "N", TEXT, AT(seed), RUNS, false, 0, 0,
      "default 0; 'random' picks one; recorded"},
-    {'t', "threads", "N", NUMBER, AT(threads), EVERY, true, 1, 512,
+    {'t', "threads", "N", NUMBER, AT(threads), EVERY | CONVERT, true, 1, 512,
      "default: as affinity and cgroup allow"},
     {0, "isa", "LEVEL", TEXT, AT(isa), EVERY, false, 0, 0,
      "cap the kernels; `mm info --cpu` lists the levels"},
@@ -131,7 +137,7 @@ const OptionRow OPTIONS[] = {
      "to stop after, if 5 rounds are done (default 40)"},
     {0, "progress", "auto|none|plain", CHOICE, AT(progress), RUNS, false, 0, 0,
      "auto: on a terminal; none; plain: a line every 5 s"},
-    {'q', "quiet", NULL, FLAG, AT(quiet), EVERY, false, 0, 0, "no progress, no warnings"},
+    {'q', "quiet", NULL, FLAG, AT(quiet), EVERY | CONVERT, false, 0, 0, "no progress, no warnings"},
     {'v', "verbose", NULL, COUNT, AT(verbose), EVERY, false, 0, 0,
      "times and memory at the end; -vv: each intermediate"},
     {0, "no-color", NULL, FLAG, AT(no_color), EVERY, false, 0, 0, "accepted: there are no colours"},
@@ -432,7 +438,7 @@ static int long_option(Options *o, const Command *c, const Command *table, char 
 /* Commands of later versions, so that nobody takes them for a typing mistake. */
 static const char *const PLANNED[] = {
     "chat", "complete", "search", "generate", "detect", "segment", "pull", "verify",
-    "quantize", "convert", "selftest", "completion"
+    "quantize", "selftest", "completion"
 };
 enum { N_PLANNED = sizeof PLANNED / sizeof PLANNED[0] };
 

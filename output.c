@@ -173,6 +173,7 @@ static void on_signal(int sig)
     }
     leave_slots();
     trace_file_drop();
+    store_drop();
     const char *last = farewell[farewell_at];
     ssize_t n = line_shown ? write(STDERR_FILENO, "\r\033[K", 4) : 0;
     if (sig == SIGINT && *last) n = write(STDERR_FILENO, last, strlen(last));

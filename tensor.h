@@ -135,12 +135,15 @@ const char *shape_string(Tensor t);          /* "F16 [11008, 4096]"; static buff
 char          *model_file(const char *dir, const char *name, size_t max, size_t *n);
 /* The file mapped, read-only and shared. If it becomes shorter, access ends with EXIT_FILE. */
 const uint8_t *model_map(const char *dir, const char *name, size_t *n);
+/* The same for what is read once, from front to back: nothing is fetched long before its use. */
+const uint8_t *model_map_once(const char *dir, const char *name, size_t *n);
 /* What a file that is not what it should be is instead ("a Git LFS pointer, ..."), and what to do.
  * NULL if its first bytes do not tell; there is a remedy even then. */
 const char    *file_kind(const uint8_t *bytes, size_t n, const char **remedy);
-/* Remedies for weights of another kind: those of PyTorch and TensorFlow; those made from others. */
-#define CONVERT_IT "load it with transformers in Python; its save_pretrained() writes " \
-                   "safetensors"
+/* Remedies for weights of another kind: of PyTorch; of TensorFlow and Flax; made from others. */
+#define CONVERT_IT "run `mm convert` on it: it writes safetensors"
+#define SAVE_PRETRAINED "load it with transformers in Python; its save_pretrained() writes " \
+                        "safetensors"
 #define GET_SAFETENSORS "get the model's safetensors files instead"
 
 /* === Models in the program (builtin.c) =========================================================
@@ -171,6 +174,7 @@ typedef struct {                             /* for `mm info --tensors` */
     int         ndim;
     int64_t     dim[8];
     uint64_t    offset, n_bytes;             /* offset in the file */
+    const uint8_t *data;                     /* mapped; at any address */
     bool        used;
 } CkptEntry;
 

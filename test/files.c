@@ -277,8 +277,8 @@ static void bad_files(void)
         { "HTML", "\n<!DOCTYPE html><html><head>", 28, "is an HTML page|download the file|log in" },
         { "html in small letters", "<html lang=en>Forbidden", 23, "is an HTML page" },
         { "ZIP, as of torch.save()", "PK\3\4\0\0\0\0\0\0\0\0", 12,
-          "is a ZIP archive|save_pretrained()" },
-        { "pickle", "\x80\2}q\0(X\1\0\0\0a", 12, "is a Python pickle|save_pretrained()" },
+          "is a ZIP archive|mm convert" },
+        { "pickle", "\x80\2}q\0(X\1\0\0\0a", 12, "is a Python pickle|mm convert" },
         { "GGUF", "GGUF\3\0\0\0\0\0\0\0", 12, "is a GGUF file|safetensors files instead" },
         { "gzip", "\x1f\x8b\x08\0\0\0\0\0\0\0", 10, "is a gzip archive|gunzip" },
         { "HDF5", "\x89HDF\r\n\x1a\n\0\0", 10, "is an HDF5 file" },
@@ -303,11 +303,11 @@ static void bad_directories(void)
     write_text("pytorch_model.bin", "PK");
     refused("pytorch_model.bin only", open_only,
             "has pytorch_model.bin, expected model.safetensors|"
-            "load it with transformers|save_pretrained()");
+            "run `mm convert`");
     write_text("model.ckpt", "PK");
-    refused("model.ckpt only", open_only, "has model.ckpt|save_pretrained()");
+    refused("model.ckpt only", open_only, "has model.ckpt|mm convert");
     write_text("consolidated.00.pth", "PK");
-    refused("pth only", open_only, "has consolidated.00.pth|save_pretrained()");
+    refused("pth only", open_only, "has consolidated.00.pth|mm convert");
     write_text("model-q4.gguf", "GGUF");
     refused("GGUF only", open_only, "has model-q4.gguf|get the model's safetensors files");
     write_text("model.onnx", "");
