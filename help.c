@@ -53,17 +53,17 @@ void help_general(const Command *table, bool all)
     printf("mm %s: multimodal models on a CPU, straight from Hugging Face safetensors\n\n%s\n",
            MM_VERSION, EXAMPLES);
     printf("Commands (`mm CMD -h` for each; `mm --help-all` for every option):\n");
-    for (const Command *c = table; c->name; c++) printf("  %-11s %s\n", c->name, c->what);
+    for (const Command *c = table; c->name; c++)
+        if (c->bit != HELP || all) printf("  %-11s %s\n", c->name, c->what);
     if (all) {
         printf("\nOptions:\n");
         option_lines(ANY, true);
         later_lines();
         return;
     }
-    printf("\nA model is a directory, org/name from the Hugging Face cache, or an alias (blip,\n"
-           "clip, ...). Without -m: $MM_<CMD>_MODEL, else a small one inside mm. mm never\n"
-           "downloads; `hf download org/name` does. Exit codes: 0 done, 1 some items failed,\n"
-           "2 usage, 3 no such model, 4 bad model file, 5 bad input, 6 memory, 7 output.\n");
+    printf("\nA model is a folder, org/name as `hf download` fetched it, or an alias (blip).\n"
+           "Without -m: $MM_<CMD>_MODEL, else a small one in mm. Exit codes: 0 done, 1 some\n"
+           "failed, 2 usage, 3 no model, 4 model file, 5 input, 6 memory, 7 output.\n");
 }
 
 /* "a b" -> "a, b" */
@@ -207,6 +207,24 @@ static const char *const MANUAL[] = {
     "blip-itm, clip, minilm, ...), which stands for an id; org/name[@revision] in the Hugging Face "
     "cache. mm never downloads. A model's files may not lead out of its folder, those of the cache "
     "not out of the repository's. Without -m and $MM_<CMD>_MODEL a small model inside mm answers.\n"
+    "# CONVERTING\n"
+    "mm convert reads what PyTorch's torch.save() wrote, in its new form (a ZIP archive) and "
+    "its old one. It is read as data: nothing of it is run, and a file that asks for what data "
+    "has no use for is refused (exit status 4), as is one that is damaged. The model is the "
+    "outermost dictionary, or what it has under state_dict, model_state_dict, model, module or "
+    "params, and so on inward; --key names another entry. Entries that are no tensors are left "
+    "out. Names, types and numbers stay what they are; tensors that share their numbers are "
+    "written each for itself.\n"
+    "\n"
+    "A folder becomes a folder: pytorch_model.bin, or its shards, becomes model.safetensors, in "
+    "shards beyond 5 GB; all that is no weights is copied, the folders in it too. OUT must not "
+    "be there yet, and gets its name when it is complete.\n"
+    "\n"
+    "--base M: the weights are the difference to those of M, and are added to them in f32, "
+    "rounded once to the type of the difference. Tensors that M does not have are copied. Rows "
+    "that M does not have begin with zero, with --delta alpaca with the mean of M's rows; "
+    "without --delta that is so for a difference of 32001 rows with a token [PAD] whose row is "
+    "not the mean itself.\n"
     "# DETERMINISM\n"
     "The same command gives the same bytes on one CPU, for any number of threads and any order of "
     "the inputs. Levels of --isa, each with those before it: ref avx2 avx512 avx512vnni "

@@ -14,8 +14,8 @@
  *
  * What a hostile file can cost: each push counts against MAX_PUSHES, so values, stack and memo
  * together stay below 300 MB however large the file; texts stay in the file, where they are;
- * nothing here calls itself, so depth is no matter; a structure that contains itself ten times, again and
- * again ("billion laughs"), is as small here as in the file, since nobody walks it.
+ * nothing here calls itself, so depth is no matter; a structure that contains another ten times,
+ * which does so with the next ("billion laughs"), is as small here as in the file: nobody walks it.
  *
  * Easy to get wrong:
  *   - BINGET pushes without making: a value can be used a million times for two bytes each. So

@@ -55,7 +55,7 @@ run --help; expect "--help" 0 quiet out="mm caption"
 [ "$(wc -l <"$T/out")" -le 24 ] && good || bad "--help has more than 24 lines"
 is "--help fits 80 columns" "$(awk 'length($0) > 80' "$T/out")" ""
 is "--help leads with an example" "$(sed -n 3p "$T/out" | cut -c1-12)" "  mm caption"
-for c in caption vqa embed classify info ls preprocess tokenize bench; do
+for c in caption vqa embed classify info ls preprocess tokenize convert bench; do
     run $c -h; expect "$c -h" 0 quiet
     [ "$(wc -l <"$T/out")" -le 24 ] && good || bad "$c -h has more than 24 lines"
     is "$c -h fits 80 columns" "$(awk 'length($0) > 80' "$T/out")" ""
@@ -67,7 +67,7 @@ run caption --help-all; expect "--help-all" 0 out=--retry-errors out=--logprobs
 run help embed; expect "help CMD" 0 out=--vec
 run help man; expect "help man" 0 out=.SH
 [ -f mm.1 ] && same "mm.1 is what help man prints" "$T/out" mm.1
-for s in INPUTS RECORDS "ERROR CODES" "OUTPUT FILES" PICTURES MODELS DETERMINISM "EXIT STATUS" ENVIRONMENT; do
+for s in INPUTS RECORDS "ERROR CODES" "OUTPUT FILES" PICTURES MODELS CONVERTING DETERMINISM "EXIT STATUS" ENVIRONMENT; do
     grep -qx ".SH $s" "$T/out" && good || bad "the manual has no section $s"
 done
 run caption --help-all; expect "keys and columns" 0 out="Keys of --in jsonl: id, image or image_b64, seed, prompt, max_tokens" \
@@ -637,6 +637,27 @@ broken "preprocessor_config.json: another size" blip-caption 4 \
 broken "BERT without weights" bert-mean 4 "rm $W" err=safetensors
 broken "BERT, a tensor nobody asked for" bert-mean 4 \
     "sed -i 's/\"num_hidden_layers\": *[0-9]*/\"num_hidden_layers\": 2/' config.json" err=layer.2
+
+# --- convert ---------------------------------------------------------------------------------------
+D=test/data/torch
+run convert $D/views.bin "$T/v.safetensors"; expect "convert" 0 quiet lines=1 out="20 tensors"
+run convert $D/protocol5.pt "$T/new.safetensors"; expect "convert, the new form" 0 quiet
+run convert $D/protocol1.old.pt "$T/old.safetensors"; expect "convert, the old form" 0 quiet
+same "both forms give the same" "$T/new.safetensors" "$T/old.safetensors"
+run convert $D/views.bin "$T/v.safetensors"; expect "what is there stays" 7 err="is there already"
+run convert --json $D/sharded "$T/sharded"
+expect "convert --json" 0 quiet lines=1 out~'^\{"v":1,"cmd":"convert","id":"[^"]*sharded","ok":true,"file":"[^"]*","files":1,"tensors":4,"bytes":144,'
+same "other files come along" $D/sharded/config.json "$T/sharded/config.json"
+run convert $D/wrapped.ckpt "$T/w" --key callbacks; expect "--key of something else" 4 err="no tensors"
+run convert $D/wrapped.ckpt "$T/w" --key nosuch; expect "--key of nothing" 4 err="no entry nosuch"
+run convert $D/views.bin; expect "convert without OUT" 2 err="what to make of it"
+run convert "$T/nosuch.bin" "$T/w"; expect "convert of nothing" 3
+run convert $D/delta/add.bin "$T/w" --base "$T/sharded"; expect "a base of another model" 4 err="that base?"
+(ulimit -f 1; "$MM" convert $D/types.bin "$T/w.safetensors") 2>"$T/err" >"$T/out"; code=$?
+expect "convert, ulimit -f" 7 err="w.safetensors"
+is "what failed leaves nothing" "$(find "$T" -maxdepth 1 -name 'w' -o -name 'w.*')" ""
+mkdir "$T/bin" && cp $M/bert-mean/config.json "$T/bin/" && cp $D/types.bin "$T/bin/pytorch_model.bin"
+run embed -m "$T/bin" a; expect "a model to be converted" 4 err='run `mm convert`'
 
 # --- Hostile names, records and files ---------------------------------------------------------------
 # A tensor whose type is no type, put behind the others; it is one that BERT's loader ignores.
