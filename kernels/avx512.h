@@ -53,6 +53,38 @@ INLINE void fetch(Ahead *a)
 /* Stores the first n lanes. */
 INLINE void store(float *p, int n, __m512 v) { _mm512_mask_storeu_ps(p, first(n), v); }
 
+/* Four rows a, b, c, d of 16 -> q[c]: column 4 l + c of them in quarter l. */
+INLINE void transpose_quarters(__m512 q[4], __m512 a, __m512 b, __m512 c, __m512 d)
+{
+    __m512 ab0 = _mm512_unpacklo_ps(a, b), ab2 = _mm512_unpackhi_ps(a, b);
+    __m512 cd0 = _mm512_unpacklo_ps(c, d), cd2 = _mm512_unpackhi_ps(c, d);
+    q[0] = _mm512_shuffle_ps(ab0, cd0, 0x44);
+    q[1] = _mm512_shuffle_ps(ab0, cd0, 0xee);
+    q[2] = _mm512_shuffle_ps(ab2, cd2, 0x44);
+    q[3] = _mm512_shuffle_ps(ab2, cd2, 0xee);
+}
+
+/* The first n columns of 16 rows, ld floats apart. The bits are moved as they are. */
+INLINE void store_columns(float *P, int ld, const __m512 row[16], int n)
+{
+    __m512 q[4][4];
+    UNROLL
+    for (int g = 0; g < 4; g++)
+        transpose_quarters(q[g], row[4 * g], row[4 * g + 1], row[4 * g + 2], row[4 * g + 3]);
+    UNROLL
+    for (int c = 0; c < 4; c++) {
+        __m512 a = _mm512_shuffle_f32x4(q[0][c], q[1][c], 0x88);    /* quarters 0 2 | 0 2 */
+        __m512 b = _mm512_shuffle_f32x4(q[0][c], q[1][c], 0xdd);    /* quarters 1 3 | 1 3 */
+        __m512 d = _mm512_shuffle_f32x4(q[2][c], q[3][c], 0x88);
+        __m512 e = _mm512_shuffle_f32x4(q[2][c], q[3][c], 0xdd);
+        __m512 column[4] = { _mm512_shuffle_f32x4(a, d, 0x88), _mm512_shuffle_f32x4(b, e, 0x88),
+                             _mm512_shuffle_f32x4(a, d, 0xdd), _mm512_shuffle_f32x4(b, e, 0xdd) };
+        UNROLL
+        for (int l = 0; l < 4; l++)
+            if (4 * l + c < n) _mm512_storeu_ps(P + (size_t)(4 * l + c) * ld, column[l]);
+    }
+}
+
 #define FOR_EACH_TYPE(STAMP)                \
     STAMP(f32, float)                       \
     STAMP(f16, uint16_t)                    \

@@ -187,48 +187,17 @@ static void tile_avx512(float *C, int ldc, const float *A, int lda, const float 
     }
 }
 
-/* Four rows a, b, c, d of 16 -> q[c]: column 4 l + c of them in quarter l. */
-INLINE void transpose_quarters(__m512 q[4], __m512 a, __m512 b, __m512 c, __m512 d)
-{
-    __m512 ab0 = _mm512_unpacklo_ps(a, b), ab2 = _mm512_unpackhi_ps(a, b);
-    __m512 cd0 = _mm512_unpacklo_ps(c, d), cd2 = _mm512_unpackhi_ps(c, d);
-    q[0] = _mm512_shuffle_ps(ab0, cd0, 0x44);
-    q[1] = _mm512_shuffle_ps(ab0, cd0, 0xee);
-    q[2] = _mm512_shuffle_ps(ab2, cd2, 0x44);
-    q[3] = _mm512_shuffle_ps(ab2, cd2, 0xee);
-}
-
-/* q[g][c] of the rows 4g .. 4g+3 -> 16 columns of 16 rows, of which the first n are stored. */
-INLINE void store_columns(float *P, __m512 q[4][4], int n)
-{
-    UNROLL
-    for (int c = 0; c < 4; c++) {
-        __m512 a = _mm512_shuffle_f32x4(q[0][c], q[1][c], 0x88);    /* quarters 0 2 | 0 2 */
-        __m512 b = _mm512_shuffle_f32x4(q[0][c], q[1][c], 0xdd);    /* quarters 1 3 | 1 3 */
-        __m512 d = _mm512_shuffle_f32x4(q[2][c], q[3][c], 0x88);
-        __m512 e = _mm512_shuffle_f32x4(q[2][c], q[3][c], 0xdd);
-        __m512 column[4] = { _mm512_shuffle_f32x4(a, d, 0x88), _mm512_shuffle_f32x4(b, e, 0x88),
-                             _mm512_shuffle_f32x4(a, d, 0xdd), _mm512_shuffle_f32x4(b, e, 0xdd) };
-        UNROLL
-        for (int l = 0; l < 4; l++)
-            if (4 * l + c < n) _mm512_storeu_ps(P + (size_t)(4 * l + c) * TILE_N, column[l]);
-    }
-}
-
 /* 16 x 16 of the panel: the first nr rows of w, k columns. */
 #define PACK(name, T)                                                                          \
     INLINE void pack_block_##name(float *P, const T *w, int ldw, int nr, int k)                \
     {                                                                                          \
-        __m512 q[4][4], v[16];                                                                 \
+        __m512 v[16];                                                                          \
         UNROLL                                                                                 \
         for (int t = 0; t < 16; t++)                                                           \
             v[t] = t >= nr ? _mm512_setzero_ps()                                               \
                  : k == 16 ? load_##name(w + (size_t)t * ldw)                                  \
                  :           part_##name(w + (size_t)t * ldw, k);                              \
-        UNROLL                                                                                 \
-        for (int g = 0; g < 4; g++)                                                            \
-            transpose_quarters(q[g], v[4 * g], v[4 * g + 1], v[4 * g + 2], v[4 * g + 3]);      \
-        store_columns(P, q, k);                                                                \
+        store_columns(P, TILE_N, v, k);                                                        \
     }                                                                                          \
                                                                                                \
     static void pack_##name##_avx512(float *P, const void *W, int ldw, int nr, int k)          \

@@ -86,7 +86,7 @@ static const Level LEVELS[] = {
     { "avx2", has_avx2, { gemm_avx2, vector_avx2 } },
     { "avx512", has_avx512, { gemm_avx512, vector_avx512 } },
     { "avx512vnni", has_vnni, { quant_avx512vnni } },
-    { "avx512bf16", has_avx512bf16, { NULL } },
+    { "avx512bf16", has_avx512bf16, { gemm_avx512bf16 } },
 #elif defined(__aarch64__)
     { "neon", has_neon, { gemm_neon, vector_neon } },
     { "neondot", has_dot, { NULL } },

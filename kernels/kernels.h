@@ -31,11 +31,12 @@ typedef struct {
 } Epilogue;
 
 /* C[m, n] = A[m, k] . W[n, k]^T, both contiguous along k: PyTorch's Linear. lda and ldc are row
- * strides in elements; W is dense, of type F32, F16 or BF16, and is multiplied in f32. C must not
- * overlap A or W. m_item is the number of rows of one item (m is a multiple of it): few rows (up to
- * 16) read the weights once, as stored, at the speed of memory; many rows pack panels of W that
- * stay in the cache. The choice follows from m_item alone, and in both a row of C is the same
- * whatever m is. */
+ * strides in elements; W is dense, of type F32, F16 or BF16. C must not overlap A or W. m_item is the
+ * number of rows of one item (m is a multiple of it): few rows (up to 16) read the weights once, as
+ * stored, at the speed of memory; many rows pack panels of W that stay in the cache. The choice
+ * follows from m_item alone, and in both a row of C is the same whatever m is. The arithmetic is
+ * f32, but that of many rows and BF16 is bf16 on CPUs that have it, unless kernels_init was told
+ * `exact`: A is rounded to bf16, the sums are f32. */
 void gemm(float *C, int ldc, const float *A, int lda, const void *W, DType type,
           int m, int n, int k, int m_item, Epilogue e);
 
@@ -151,6 +152,12 @@ typedef struct {
                  bool accumulate, Ahead *ahead);                /* NULL: fetch nothing */
     /* one panel: rows j .. j+nr-1 of W [n, ldw], columns 0 .. k-1, transposed to f32 [k, tile_n] */
     void (*pack[3])(float *P, const void *W, int ldw, int nr, int k);   /* F32 F16 BF16 */
+    /* the same where bf16 numbers are multiplied in pairs, with bf16 weights; NULL where they are
+     * not, and with exact. A has been rounded by narrow[BF16]; a panel is [k/2, tile_n]
+     * pairs, its last and that of A filled up with 0 if k is odd. lda and ldw in elements. */
+    void (*tile_bf16)(float *C, int ldc, const uint16_t *A, int lda, const uint16_t *P, int mr,
+                      int nr, int k, bool accumulate, Ahead *ahead);
+    void (*pack_bf16)(uint16_t *P, const uint16_t *W, int ldw, int nr, int k);
 
     /* Quantised matrices, by type - Q8. Each element is the sum over the blocks of k, in order, of
      * (float)(integer sum of the block) * (weight's scale * activation's scale), each time one fused
@@ -202,6 +209,7 @@ const char *kernels_available(void);         /* "ref avx2 avx512" */
 void kernels_ref(Kernels *k);
 void gemm_avx2(Kernels *k);
 void gemm_avx512(Kernels *k);
+void gemm_avx512bf16(Kernels *k);
 void gemm_neon(Kernels *k);
 void vector_avx2(Kernels *k);
 void vector_avx512(Kernels *k);

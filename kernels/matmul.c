@@ -39,15 +39,15 @@ enum {
     LONG     = 384,         /* ... and twice as many where A has so many rows: it is read less */
     PACK     = 16,          /* what packing a column costs: the time of so many rows */
     READ     = 2,           /* what reading a row costs: the time of so many columns */
+    ROUND_ROWS = 8,         /* rows of A in a task that rounds them */
     LINE     = 64,          /* bytes of a cache line */
     AHEAD    = 8            /* lines of each row of A that are fetched ahead */
 };
 
 typedef struct {
     float *C;
-    const float *A;
-    const char *W;
-    size_t w_size;          /* bytes of an element of W */
+    const char *A, *W;
+    size_t a_size, w_size;  /* bytes of an element of A, of W */
     DType type;
     int ldc, lda, m, n, k;
     Epilogue e;
@@ -56,12 +56,19 @@ typedef struct {
     int row_part, n_tasks;  /* many rows: rows of a task */
     int k_block;
     const float *bias;      /* with which the sums begin; then it is not in e */
+    bool pairs;             /* A is rounded to bf16, panels hold pairs along k */
     bool in_place;          /* the sums begin with the residual, in C */
     bool apart;             /* they wait in the workspace until act or mul are done */
     atomic_int taken;       /* tasks given to workers so far */
     float *work;            /* one workspace per worker */
     size_t work_size;       /* floats of it */
 } Product;
+
+typedef struct {
+    uint16_t *y;            /* [m, ldy] */
+    const float *x;         /* [m, ldx] */
+    int ldy, ldx, m, k;
+} Rounding;
 
 /* Finishes the sums S [rows, cols] and puts them at row i0, column j0 of C; S may be there. */
 static void finish(const Product *p, float *S, int lds, int i0, int j0, int rows, int cols)
@@ -82,7 +89,7 @@ static void few_task(void *ctx, int task, int worker)
     int j = task * p->cols, cols = min(p->cols, p->n - j);
     float *S = p->e.add ? p->work + worker * p->work_size : p->C + j;
     int lds = p->e.add ? p->cols : p->ldc;
-    kernel.few[p->type](S, lds, p->A, p->lda, p->W + (size_t)j * p->k * p->w_size, p->k,
+    kernel.few[p->type](S, lds, (const float *)p->A, p->lda, p->W + (size_t)j * p->k * p->w_size, p->k,
                         p->m, cols, p->k);
     finish(p, S, lds, 0, j, p->m, cols);
 }
@@ -101,8 +108,8 @@ static Ahead next_block(const Product *p, int task, int k0)
  * guess; it goes on alone where it has seen some lines. */
 static Ahead next_rows(const Product *p, int i, int k0)
 {
-    return (Ahead){ .at = (const char *)(p->A + (size_t)i * p->lda + k0),
-                    .step = p->lda * sizeof *p->A, .rows = min(kernel.tile_m, p->m - i),
+    return (Ahead){ .at = p->A + ((size_t)i * p->lda + k0) * p->a_size,
+                    .step = p->lda * p->a_size, .rows = min(kernel.tile_m, p->m - i),
                     .columns = i < p->m ? AHEAD : 0 };
 }
 
@@ -116,33 +123,54 @@ static void begin(const Product *p, float *S, int lds, int j0, int rows, int col
     }
 }
 
+/* Packs block k0 of the columns j0 .. j0 + cols - 1 of W. */
+static void pack(const Product *p, char *panels, int j0, int cols, int k0, int k)
+{
+    for (int j = 0; j < cols; j += kernel.tile_n) {
+        void *to = panels + (size_t)j * p->k_block * p->a_size;
+        const char *w = p->W + ((size_t)(j0 + j) * p->k + k0) * p->w_size;
+        int nr = min(kernel.tile_n, cols - j);
+        if (p->pairs) kernel.pack_bf16(to, (const uint16_t *)w, p->k, nr, k);
+        else          kernel.pack[p->type](to, w, p->k, nr, k);
+    }
+}
+
+/* Rows i .. i + mr - 1 of A by one panel. */
+static void multiply(const Product *p, float *S, int lds, int i, int mr, const char *panel, int nr,
+                     int k0, int k, Ahead *ahead)
+{
+    const char *a = p->A + ((size_t)i * p->lda + k0) * p->a_size;
+    bool accumulate = k0 > 0 || p->bias || p->in_place;
+    if (p->pairs)
+        kernel.tile_bf16(S, lds, (const uint16_t *)a, p->lda, (const uint16_t *)panel, mr, nr, k,
+                         accumulate, ahead);
+    else
+        kernel.tile(S, lds, (const float *)a, p->lda, (const float *)panel, mr, nr, k, accumulate,
+                    ahead);
+}
+
 static void many_task(const Product *p, int task, int next_task, int worker)
 {
     int j0 = task % p->n_strips * p->cols, cols = min(p->cols, p->n - j0);
     int i0 = task / p->n_strips * p->row_part, i1 = min(i0 + p->row_part, p->m);
     int tile_m = kernel.tile_m, tile_n = kernel.tile_n;
-    float *panels = p->work + worker * p->work_size;            /* [panels][k_block][tile_n] */
-    float *sums = panels + (size_t)p->cols * p->k_block;        /* [row_part][cols] */
+    float *sums = p->work + worker * p->work_size;              /* [row_part][cols] */
+    char *panels = (char *)(sums + (p->apart ? (size_t)p->row_part * p->cols : 0));
     float *S = p->apart ? sums : p->C + (size_t)i0 * p->ldc + j0;
     int lds = p->apart ? p->cols : p->ldc;
 
     for (int k0 = 0; k0 < p->k; k0 += p->k_block) {
         int k = min(p->k_block, p->k - k0), k1 = k0 + k;
         Ahead next = k1 < p->k ? next_block(p, task, k1) : next_block(p, next_task, 0);
-        for (int j = 0; j < cols; j += tile_n)
-            kernel.pack[p->type](panels + (size_t)j * p->k_block,
-                                 p->W + ((size_t)(j0 + j) * p->k + k0) * p->w_size, p->k,
-                                 min(tile_n, cols - j), k);
+        pack(p, panels, j0, cols, k0, k);
         for (int i = i0; i < i1; i += tile_m) {
             int rows = min(tile_m, i1 - i);
             float *s = S + (size_t)(i - i0) * lds;
             if (k0 == 0 && p->bias) begin(p, s, lds, j0, rows, cols);
             Ahead rows_next = next_rows(p, i + tile_m, k0);
             for (int j = 0; j < cols; j += tile_n)
-                kernel.tile(s + j, lds, p->A + (size_t)i * p->lda + k0, p->lda,
-                            panels + (size_t)j * p->k_block, rows, min(tile_n, cols - j), k,
-                            k0 > 0 || p->bias || p->in_place,
-                            j + tile_n < cols ? &next : &rows_next);
+                multiply(p, s + j, lds, i, rows, panels + (size_t)j * p->k_block * p->a_size,
+                         min(tile_n, cols - j), k0, k, j + tile_n < cols ? &next : &rows_next);
             if (k1 == p->k) finish(p, s, lds, i, j0, rows, cols);
         }
     }
@@ -167,6 +195,30 @@ static void run(Product *p, TaskFn *task, int n_tasks, size_t work_size)
     if (work_size) p->work = scratch_bytes((size_t)n_threads() * p->work_size * sizeof *p->work);
     parallel_for(n_tasks, task, p);
     scratch_reset(mark);
+}
+
+static void round_task(void *ctx, int task, int worker)
+{
+    const Rounding *r = ctx;
+    (void)worker;
+    for (int i = task * ROUND_ROWS; i < min((task + 1) * ROUND_ROWS, r->m); i++) {
+        uint16_t *y = r->y + (size_t)i * r->ldy;
+        kernel.narrow[BF16](y, r->x + (size_t)i * r->ldx, r->k);
+        if (r->k < r->ldy) y[r->k] = 0;         /* the other half of the last pair */
+    }
+}
+
+/* A becomes bf16, in scratch: once for all strips. Its rows begin a cache line further each, so
+ * that those of a tile do not meet in one set of the cache. */
+static void round_rows(Product *p)
+{
+    int ld = round_up(p->k, 32) + 32;
+    Rounding r = { scratch_bytes((size_t)p->m * ld * sizeof(uint16_t)), (const float *)p->A,
+                   ld, p->lda, p->m, p->k };
+    parallel_for(ceil_div(p->m, ROUND_ROWS), round_task, &r);
+    p->A = (const char *)r.y;
+    p->lda = ld;
+    p->a_size = sizeof *r.y;
 }
 
 /* Strips and rows of a task: those for which the thread that does most does least. Time is counted
@@ -196,8 +248,8 @@ void gemm(float *C, int ldc, const float *A, int lda, const void *W, DType type,
         gemm_quant(C, ldc, A, lda, W, type, m, n, k, e);
         return;
     }
-    Product p = { .C = C, .A = A, .W = W, .w_size = type == F32 ? 4 : 2, .type = type,
-                  .ldc = ldc, .lda = lda, .m = m, .n = n, .k = k, .e = e };
+    Product p = { .C = C, .A = (const char *)A, .W = W, .a_size = sizeof *A,
+                  .w_size = type == F32 ? 4 : 2, .type = type, .ldc = ldc, .lda = lda, .m = m, .n = n, .k = k, .e = e };
     if (m_item <= FEW_ROWS) {
         size_t row = (size_t)k * p.w_size;
         p.cols = row < FEW_BYTES / 16 ? (int)(FEW_BYTES / row) / 16 * 16 : 16;
@@ -208,8 +260,13 @@ void gemm(float *C, int ldc, const float *A, int lda, const void *W, DType type,
     p.in_place = e.add && !p.apart;
     p.bias = e.bias;
     p.e = (Epilogue){ .act = e.act, .mul = e.mul, .add = p.apart };
-    p.k_block = ceil_div(k, ceil_div(k, K_BLOCK));
+    p.pairs = type == BF16 && kernel.tile_bf16;
+    size_t mark = scratch_mark();
+    if (p.pairs) round_rows(&p);
+    int most = K_BLOCK * (int)(sizeof *A / p.a_size);
+    p.k_block = round_up(ceil_div(k, ceil_div(k, most)), 2);
     plan(&p);
     run(&p, many_worker, min(n_threads(), p.n_tasks),
         (size_t)p.cols * p.k_block + (p.apart ? (size_t)p.row_part * p.cols : 0));
+    scratch_reset(mark);
 }

@@ -324,6 +324,7 @@ static void rope_pairs_ref(float *y, const float *cos, const float *sin, int n_h
 void kernels_ref(Kernels *k)
 {
     *k = (Kernels){
+        .exact = k->exact,
         .few = { few_f32_ref, few_f16_ref, few_bf16_ref },
         .tile_m = TILE_M, .tile_n = TILE_N, .tile = tile_ref,
         .pack = { pack_f32_ref, pack_f16_ref, pack_bf16_ref },
