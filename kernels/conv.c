@@ -2,6 +2,8 @@
  * matrix exists only in pieces.
  *
  *   1x1, stride 1                 a linear layer on the pixels: gemm
+ *   3x3, stride 1                 mostly Winograd's algorithm, a quarter of the multiplications:
+ *                                 winograd.c
  *   all others                    here
  *
  * Each pixel of the output is a row, and what the kernel covers there, c_in channels of each tap
@@ -305,6 +307,8 @@ void convolve(const Convolution *c)
     if (is_linear(c))
         gemm(c->out, c->c_out, c->in, c->c_in, c->w, c->type, c->n * c->h * c->width, c->c_out,
              c->c_in, c->h * c->width, c->e);
+    else if (winograd_wins(c))
+        convolve_winograd(c);
     else
         convolve_direct(c);
 }

@@ -10,7 +10,9 @@
  *   - PyTorch's conv2d does not flip its kernel (mathematics would call it a correlation); its
  *     transposed convolution spreads each pixel by the same kernel, which seen from the output is
  *     flipped. W begins with the outputs in the one, with the inputs in the other.
- *   - Of a transposed convolution, padding takes away from the edges of the output. */
+ *   - Of a transposed convolution, padding takes away from the edges of the output.
+ *   - B and A are exact in f32, G is not. A point may be scaled in one of the three if it is scaled
+ *     back in another. */
 #include "kernels.h"
 
 /* === The definition =========================================================================== */
@@ -66,4 +68,92 @@ void convolve_plain(const Convolution *c)
                     out[co] = c->e.add ? out[co] + s : s;
                 }
             }
+}
+
+/* === Winograd's transforms ==================================================================== */
+
+/* The points are 0, p, -p, q, -q and infinity. Why these: winograd.c. */
+#define P1 WINO_P
+#define Q1 WINO_Q
+#define P2 (P1 * P1)
+#define Q2 (Q1 * Q1)
+#define AT_P (1 / (2.0 * P2 * (P2 - Q2)))
+#define AT_Q (1 / (2.0 * Q2 * (Q2 - P2)))
+
+/* Rows: (x^2 - p^2)(x^2 - q^2), which vanishes at all points but 0; and so on. */
+const float WINO_B[6][6] = {
+    { P2 * Q2,        0, -(P2 + Q2),          0, 1, 0 },
+    {       0, -P1 * Q2,        -Q2,         P1, 1, 0 },
+    {       0,  P1 * Q2,        -Q2,        -P1, 1, 0 },
+    {       0, -P2 * Q1,        -P2,         Q1, 1, 0 },
+    {       0,  P2 * Q1,        -P2,        -Q1, 1, 0 },
+    {       0,  P2 * Q2,          0, -(P2 + Q2), 0, 1 },
+};
+
+/* Rows: 1, x, x^2 at each point x, divided by the value that its row above has there. */
+const float WINO_G[6][3] = {
+    { (float)(1.0 / (P2 * Q2)), 0, 0 },
+    { (float)AT_P, (float)(P1 * AT_P), (float)(P2 * AT_P) },
+    { (float)AT_P, (float)(-P1 * AT_P), (float)(P2 * AT_P) },
+    { (float)AT_Q, (float)(Q1 * AT_Q), (float)(Q2 * AT_Q) },
+    { (float)AT_Q, (float)(-Q1 * AT_Q), (float)(Q2 * AT_Q) },
+    { 0, 0, 1 },
+};
+
+/* Columns: 1, x, x^2, x^3 at each point x. */
+const float WINO_A[4][6] = {
+    { 1,       1,        1,       1,        1, 0 },
+    { 0,      P1,      -P1,      Q1,      -Q1, 0 },
+    { 0,      P2,       P2,      Q2,       Q2, 0 },
+    { 0, P1 * P2, -P1 * P2, Q1 * Q2, -Q1 * Q2, 1 },
+};
+
+/* to [m, m] = T x T^T, T [m, n], x [n, n] */
+static void both_sides(double *to, const float *T, const double *x, int m, int n)
+{
+    for (int i = 0; i < m; i++)
+        for (int j = 0; j < m; j++) {
+            double sum = 0;
+            for (int p = 0; p < n; p++)
+                for (int q = 0; q < n; q++)
+                    sum += (double)T[i * n + p] * T[j * n + q] * x[p * n + q];
+            to[i * m + j] = sum;
+        }
+}
+
+static void wino_in_ref(float *V, size_t ld, const float *const *px, size_t at, int n)
+{
+    double d[36], v[36];
+    for (int c = 0; c < n; c++) {
+        for (int i = 0; i < 36; i++) d[i] = px[i][at + c];
+        both_sides(v, WINO_B[0], d, 6, 6);
+        for (int i = 0; i < 36; i++) V[i * ld + c] = (float)v[i];
+    }
+}
+
+static void wino_w_ref(float *U, size_t ld, const float *P, int n)
+{
+    double w[9], u[36];
+    for (int c = 0; c < n; c++) {
+        for (int i = 0; i < 9; i++) w[i] = P[i * n + c];
+        both_sides(u, WINO_G[0], w, 6, 3);
+        for (int i = 0; i < 36; i++) U[i * ld + c] = (float)u[i];
+    }
+}
+
+static void wino_out_ref(float *Y, const float *M, size_t ld, int n)
+{
+    double m[36], y[16];
+    for (int c = 0; c < n; c++) {
+        for (int i = 0; i < 36; i++) m[i] = M[i * ld + c];
+        both_sides(y, WINO_A[0], m, 4, 6);
+        for (int i = 0; i < 16; i++) Y[i * n + c] = (float)y[i];
+    }
+}
+
+void conv_ref(Kernels *k)
+{
+    k->wino_in = wino_in_ref;
+    k->wino_w = wino_w_ref;
+    k->wino_out = wino_out_ref;
 }

@@ -82,7 +82,8 @@ enum { ROPE_HALVES, ROPE_PAIRS };
  * F32, F16 or BF16, is dense as PyTorch has it: [c_out, c_in/groups, kh, kw], or transposed
  * [c_in, c_out/groups, kh, kw]. Inputs and outputs fall into groups that do not see each other. No
  * buffer may overlap another. Which algorithm is taken, and the order of all sums, depend on the
- * sizes of one picture alone; the error is that of a sum of c_in/groups * kh * kw products. */
+ * sizes of one picture alone. The error is that of a sum of c_in/groups * kh * kw products; of 3x3
+ * with stride 1, unless kernel.exact, that of winograd.c. */
 typedef struct {
     float       *out;
     const float *in;
@@ -96,6 +97,14 @@ typedef struct {
 
 void convolve(const Convolution *c);
 void convolve_plain(const Convolution *c);   /* the definition (conv_ref.c): slow, for tests */
+void convolve_winograd(const Convolution *c);               /* 3x3 and stride 1 only: winograd.c */
+bool winograd_wins(const Convolution *c);    /* fewer multiplications, and not kernel.exact */
+
+/* The matrices of Winograd's F(4x4, 3x3): out = A^T [(G w G^T) * (B^T in B)] A, from 6x6 pixels to
+ * 4x4, * number by number. Here B^T, G and A^T. */
+#define WINO_P 0.625f                        /* the points: 0, +-p, +-q, infinity */
+#define WINO_Q 1.5f
+extern const float WINO_B[6][6], WINO_G[6][3], WINO_A[4][6];
 
 /* === Quantised matrices (quant_ref.c: what the numbers mean) ================================== */
 
@@ -174,6 +183,13 @@ typedef struct {
     void (*q_tile)(float *C, int ldc, const void *R, const void *P, int mr, int nr, int n_blocks,
                    bool accumulate);
 
+    /* Winograd's transforms, of n channels or columns at once: each of the 36, 9 or 16 numbers of a
+     * square is a row of n. The rows of V, U and M are ld elements apart, all others dense.
+     * V = B^T d B, d the 36 pixels px[i][at ..];  U = G w G^T, w in P [9, n];  Y = A^T M A */
+    void (*wino_in)(float *V, size_t ld, const float *const *px, size_t at, int n);
+    void (*wino_w)(float *U, size_t ld, const float *P, int n);
+    void (*wino_out)(float *Y, const float *M, size_t ld, int n);
+
     float (*dot)(const float *a, const float *b, int n);
     void  (*scale)(float *y, float s, int n);                           /* y *= s */
     /* y[c] += sum of p[j] V[j][c] over j < n, for c < d: a weighted sum of rows, ldv apart */
@@ -211,6 +227,10 @@ void gemm_avx2(Kernels *k);
 void gemm_avx512(Kernels *k);
 void gemm_avx512bf16(Kernels *k);
 void gemm_neon(Kernels *k);
+void conv_ref(Kernels *k);
+void conv_avx2(Kernels *k);
+void conv_avx512(Kernels *k);
+void conv_neon(Kernels *k);
 void vector_avx2(Kernels *k);
 void vector_avx512(Kernels *k);
 void vector_neon(Kernels *k);

@@ -64,7 +64,7 @@ static int size(int max)                        /* 1 .. max */
 
 /* All memory of a case: one block filled with 0xff; what is handed out is remembered, so that the
  * rest can be looked through afterwards. */
-enum { POOL = 16 << 20, GUARD = 256, MAX_PIECES = 32 };
+enum { POOL = 16 << 20, GUARD = 256, MAX_PIECES = 48 };
 static unsigned char pool[POOL];
 static size_t used;
 static struct { size_t start, end; } piece[MAX_PIECES];

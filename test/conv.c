@@ -101,6 +101,69 @@ static float *absolute_sums(const Convolution *c)
     return a.out;
 }
 
+/* to [m, m] = |T| x |T|^T, T [m, n], x [n, n] */
+static void both_sides(double *to, const float *T, const double *x, int m, int n)
+{
+    for (int i = 0; i < m; i++)
+        for (int j = 0; j < m; j++) {
+            double sum = 0;
+            for (int p = 0; p < n; p++)
+                for (int q = 0; q < n; q++)
+                    sum += fabs((double)T[i * n + p] * T[j * n + q]) * x[p * n + q];
+            to[i * m + j] = sum;
+        }
+}
+
+/* |G||w||G|^T of all pairs of channels: [c_out][c_in][36]. */
+static double *absolute_filters(const Convolution *c)
+{
+    size_t n = (size_t)c->c_out * c->c_in;
+    double *u = scratch_bytes(n * 36 * sizeof *u), w[9];
+    for (size_t i = 0; i < n; i++) {
+        for (int t = 0; t < 9; t++) w[t] = fabs(weight_at(c->w, c->type, i * 9 + t));
+        both_sides(u + i * 36, WINO_G[0], w, 6, 3);
+    }
+    return u;
+}
+
+/* |B|^T|d||B| of the tile at (y, x): [c_in][36]. */
+static void absolute_tile(double *v, const Convolution *c, int picture, int y, int x)
+{
+    double d[36];
+    for (int ci = 0; ci < c->c_in; ci++) {
+        for (int i = 0; i < 36; i++) {
+            int iy = y + i / 6 - c->pad_top, ix = x + i % 6 - c->pad_left;
+            bool inside = iy >= 0 && iy < c->h && ix >= 0 && ix < c->width;
+            size_t at = (((size_t)picture * c->h + iy) * c->width + ix) * c->c_in + ci;
+            d[i] = inside ? fabs(c->in[at]) : 0;
+        }
+        both_sides(v + ci * 36, WINO_B[0], d, 6, 6);
+    }
+}
+
+/* The T of winograd.c, and the bias: what its bounds are made of. */
+static void winograd_sums(float *sums, const Convolution *c)
+{
+    double *u = absolute_filters(c), *v = scratch_bytes((size_t)c->c_in * 36 * sizeof *v);
+    int down = (c->out_h + 3) / 4, across = (c->out_w + 3) / 4;
+    for (int t = 0; t < c->n * down * across; t++) {
+        int picture = t / (down * across), y = t / across % down * 4, x = t % across * 4;
+        absolute_tile(v, c, picture, y, x);
+        for (int co = 0; co < c->c_out; co++) {
+            double m[36] = { 0 }, sum[16];
+            for (int i = 0; i < c->c_in * 36; i++)
+                m[i % 36] += u[(size_t)co * c->c_in * 36 + i] * v[i];
+            both_sides(sum, WINO_A[0], m, 4, 6);
+            for (int i = 0; i < 16; i++) {
+                int oy = y + i / 4, ox = x + i % 4;
+                if (oy >= c->out_h || ox >= c->out_w) continue;
+                size_t at = (((size_t)picture * c->out_h + oy) * c->out_w + ox) * c->c_out + co;
+                sums[at] = (float)sum[i] + (c->e.bias ? fabsf(c->e.bias[co]) : 0);
+            }
+        }
+    }
+}
+
 /* The definition's result lies within the bound of the exact one as well: a rounding or two. RELU
  * makes no difference larger, and the sum with the residual is rounded once more. */
 static void check_case(const Convolution *c, const float *before)
@@ -112,6 +175,10 @@ static void check_case(const Convolution *c, const float *before)
     memcpy(plain.out, before, n * sizeof *before);
     convolve_plain(&plain);
     double terms = (double)n_w(c) / c->c_out + 4;
+    if (winograd_wins(c)) {
+        winograd_sums(abs, c);
+        terms = c->c_in + 30;
+    }
     for (size_t i = 0; i < n; i++) {
         double residual = c->e.add ? fabs(before[i]) : 0;
         near((long)i, c->out[i], plain.out[i], gamma_n(terms) * (abs[i] + residual) + TINY);
@@ -135,6 +202,7 @@ static void test_conv(int kind)
 {
     Convolution c = random_sizes(kind);
     size_t n = n_out(&c);
+    kernel.exact = kind == WINOGRAD && below(4) == 0;
     float *out = random_floats(n, 2), *before = floats(n);
     c.in = random_floats(n_in(&c), 1);
     c.w = random_weights(c.type, (int)n_w(&c), 1, 1);
@@ -146,6 +214,93 @@ static void test_conv(int kind)
     convolve(&c);
     check_case(&c, before);
     check_alone(&c, before);
+    kernel.exact = false;
+}
+
+/* === Winograd's transforms ==================================================================== */
+
+/* A slot against its matrices T x T^T: T [m, n] has at most five numbers other than 0 in a row, so
+ * each of the two products rounds five times, its constants once. */
+static void check_transform(const float *got, size_t ld, const float *const *x, const float *T,
+                            int m, int n, int lanes)
+{
+    double in[36], want[36], abs[36], row[36];
+    for (int c = 0; c < lanes; c++) {
+        for (int i = 0; i < n * n; i++) in[i] = fabs(x[i][c]);
+        both_sides(abs, T, in, m, n);
+        for (int i = 0; i < m; i++)
+            for (int q = 0; q < n; q++) {
+                row[i * n + q] = 0;
+                for (int p = 0; p < n; p++)
+                    row[i * n + q] += (double)T[i * n + p] * x[p * n + q][c];
+            }
+        for (int i = 0; i < m * m; i++) {
+            want[i] = 0;
+            for (int q = 0; q < n; q++) want[i] += row[i / m * n + q] * T[i % m * n + q];
+            near((long)i * lanes + c, got[i * ld + c], want[i], gamma_n(12) * abs[i] + TINY);
+        }
+    }
+}
+
+enum { PIXELS, WEIGHTS, SUMS };
+
+static void test_transform(int which)
+{
+    static const struct { const float *T; int m, n; } OF[] = {
+        { WINO_B[0], 6, 6 }, { WINO_G[0], 6, 3 }, { WINO_A[0], 4, 6 }
+    };
+    int n = size(150), rows_in = OF[which].n * OF[which].n, rows_out = OF[which].m * OF[which].m;
+    int ld = n + below(5), ld_out = which == SUMS ? n : ld, ld_in = which == SUMS ? ld : n;
+    snprintf(shape, sizeof shape, "n %d ld %d", n, ld);
+    const float *px[36], *from = random_rows(rows_in, n, ld_in, 1);
+    float *out = floats((size_t)rows_out * ld_out);
+    int at = which == PIXELS ? below(4) : 0;
+    for (int i = 0; i < rows_in; i++) px[i] = from + (size_t)i * ld_in;
+    for (int i = 0; i < rows_in && at; i++) {   /* pixels are anywhere */
+        px[i] = random_floats((size_t)(n + at), 1) + at;
+        px[i] -= at;
+    }
+    switch (which) {
+    case PIXELS:  kernel.wino_in(out, (size_t)ld_out, px, (size_t)at, n); break;
+    case WEIGHTS: kernel.wino_w(out, (size_t)ld_out, from, n); break;
+    default:      kernel.wino_out(out, from, (size_t)ld_in, n); break;
+    }
+    for (int i = 0; i < rows_in; i++) px[i] += at;
+    check_transform(out, (size_t)ld_out, px, OF[which].T, OF[which].m, OF[which].n, n);
+    check_gaps(out, rows_out, n, ld_out);
+}
+
+/* How good it is where signs are random: at most three times the error of the direct sum. */
+static void test_accuracy(void)
+{
+    slot = "winograd's accuracy";
+    state = 5;
+    Convolution c = { .type = F32, .n = 1, .h = 16, .width = 16, .c_in = 256, .out_h = 16,
+                      .out_w = 16, .c_out = 16, .kh = 3, .kw = 3, .stride = 1, .pad_top = 1,
+                      .pad_left = 1, .groups = 1 };
+    size_t n = n_out(&c);
+    float *want = floats(n), *fast = floats(n), *direct = floats(n);
+    double square = 0, error[2] = { 0 };
+    c.in = random_floats(n_in(&c), 1);
+    c.w = random_weights(F32, (int)n_w(&c), 1, 1);
+    c.out = want;
+    convolve_plain(&c);
+    c.out = fast;
+    convolve(&c);
+    c.out = direct;
+    kernel.exact = true;
+    convolve(&c);
+    kernel.exact = false;
+    for (size_t i = 0; i < n; i++) {
+        square += (double)want[i] * want[i];
+        error[0] += pow((double)fast[i] - want[i], 2);
+        error[1] += pow((double)direct[i] - want[i], 2);
+    }
+    bool ok = error[0] < 9 * error[1];
+    printf("%s3x3, 256 channels: error of winograd %.2g, of the direct sum %.2g of the output\n",
+           ok ? "" : "failed: ", sqrt(error[0] / square), sqrt(error[1] / square));
+    verdict(ok);
+    release();
 }
 
 /* === The table of tests ======================================================================= */
@@ -158,7 +313,8 @@ static const struct {
     { "any", test_conv, ANY, 4 }, { "3x3", test_conv, WINOGRAD, 4 },
     { "3x3 stride 2", test_conv, STRIDED, 8 }, { "patches", test_conv, PATCHES, 8 },
     { "transposed", test_conv, TRANSPOSED, 4 }, { "groups", test_conv, GROUPED, 8 },
-    { "1x1", test_conv, LINEAR, 8 },
+    { "1x1", test_conv, LINEAR, 8 }, { "wino_in", test_transform, PIXELS, 1 },
+    { "wino_w", test_transform, WEIGHTS, 1 }, { "wino_out", test_transform, SUMS, 1 },
 };
 enum { N_TESTS = sizeof TESTS / sizeof *TESTS };
 
@@ -237,6 +393,7 @@ static void test_level(const char *level)
     if (!only_seed) test_threads(level);
     kernels_init(level, false);
     for (int t = 0; t < N_TESTS; t++) cases += run_slot(t);
+    if (!only_seed) test_accuracy();
     printf("%s: %d kinds, %ld cases\n", level, N_TESTS, cases);
 }
 
@@ -244,7 +401,7 @@ int main(int argc, char **argv)
 {
     const char *isa = NULL;
     char levels[64];
-    n_cases = 400;
+    n_cases = 200;
     memset(pool, 0xff, sizeof pool);
     snprintf(levels, sizeof levels, "%s", kernels_available());
     for (int i = 1; i + 1 < argc; i += 2) {
