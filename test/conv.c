@@ -303,6 +303,21 @@ static void test_accuracy(void)
     release();
 }
 
+/* --exact is kept by whatever fills the table, and means the direct sum. */
+static void test_exact(const char *level)
+{
+    Convolution c = { .h = 8, .width = 8, .c_in = 64, .out_h = 8, .out_w = 8, .c_out = 64, .kh = 3,
+                      .kw = 3, .stride = 1, .groups = 1 };
+    bool fast, exact;
+    kernels_init(level, false);
+    fast = winograd_wins(&c);
+    kernels_init(level, true);
+    exact = !winograd_wins(&c);
+    kernels_init(level, false);
+    if (!fast || !exact) printf("failed: %s: exact is not what chooses the algorithm\n", level);
+    verdict(fast && exact);
+}
+
 /* === The table of tests ======================================================================= */
 
 static const struct {
@@ -393,7 +408,10 @@ static void test_level(const char *level)
     if (!only_seed) test_threads(level);
     kernels_init(level, false);
     for (int t = 0; t < N_TESTS; t++) cases += run_slot(t);
-    if (!only_seed) test_accuracy();
+    if (!only_seed) {
+        test_accuracy();
+        test_exact(level);
+    }
     printf("%s: %d kinds, %ld cases\n", level, N_TESTS, cases);
 }
 
