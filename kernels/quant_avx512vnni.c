@@ -29,7 +29,7 @@
 
 #include <string.h>
 
-enum { TILE_M = 6, TILE_N = 32, VECTORS = TILE_N / 16 };
+enum { TILE_M = 6, TILE_N = 32, VECTORS = TILE_N / 16, STREAMS = 12 };
 
 /* s += the four products of each lane of u (unsigned) with the four bytes at p (signed). */
 INLINE __m256i dot8(__m256i s, __m256i u, const void *p)
@@ -107,50 +107,81 @@ INLINE __m256 scales8(const uint16_t *h)
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)h));
 }
 
-/* M rows of activations by 8 rows of W, of which the first n are stored. */
+/* M rows of activations by S rows of blocks, `apart` rows of blocks from each other: so that the memory
+ * delivers S long streams, whose prefetchers run ahead of the multipliers and over the ends of pages
+ * together. One stream alone comes two thirds as fast. The last block of all stores n columns. */
 #define FEW(name, Block)                                                                         \
-    INLINE void few_rows_##name(float *C, int ldc, const char *R, size_t r_row, const Block *w,  \
-                                int n, int n_blocks, const int M)                                \
+    INLINE void few_rows_##name(float *C, int ldc, const char *R, size_t r_row, const Block *W,  \
+                                int apart, int n, int n_blocks, const int M, const int S)        \
     {                                                                                            \
-        __m256 sum[4];                                                                           \
-        UNROLL                                                                                   \
-        for (int i = 0; i < M; i++) sum[i] = _mm256_setzero_ps();                                \
-        for (int b = 0; b < n_blocks; b++, w++, R += rounded_block(1)) {                         \
-            __m256i u[8];                                                                        \
-            load_##name(u, w);                                                                   \
-            __m256 scale = scales8(w->scale);                                                    \
-            UNROLL                                                                               \
-            for (int i = 0; i < M; i++) {                                                        \
-                const char *r = R + (size_t)i * r_row;                                           \
-                __m256i s = _mm256_set1_epi32(*(const int *)(r + Q_COLS + 4));                   \
-                UNROLL                                                                           \
-                for (int g = 0; g < 8; g++) s = dot8(s, u[g], r + 4 * g);                        \
-                __m256 both = _mm256_mul_ps(scale, _mm256_set1_ps(*(const float *)(r + Q_COLS)));\
-                sum[i] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(s), both, sum[i]);                   \
-            }                                                                                    \
-        }                                                                                        \
+        __m256 sum[4][STREAMS];                                                                  \
         UNROLL                                                                                   \
         for (int i = 0; i < M; i++)                                                              \
-            _mm256_mask_storeu_ps(C + (size_t)i * ldc, (__mmask8)first(n), sum[i]);              \
+            UNROLL                                                                               \
+            for (int t = 0; t < S; t++) sum[i][t] = _mm256_setzero_ps();                         \
+        for (int b = 0; b < n_blocks; b++, W++, R += rounded_block(1))                           \
+            UNROLL                                                                               \
+            for (int t = 0; t < S; t++) {                                                        \
+                const Block *w = W + (size_t)(t * apart) * (size_t)n_blocks;                     \
+                __m256i u[8];                                                                    \
+                load_##name(u, w);                                                               \
+                __m256 scale = scales8(w->scale);                                                \
+                UNROLL                                                                           \
+                for (int i = 0; i < M; i++) {                                                    \
+                    const char *r = R + (size_t)i * r_row;                                       \
+                    __m256i s = _mm256_set1_epi32(*(const int *)(r + Q_COLS + 4));               \
+                    UNROLL                                                                       \
+                    for (int g = 0; g < 8; g++) s = dot8(s, u[g], r + 4 * g);                    \
+                    __m256 a = _mm256_set1_ps(*(const float *)(r + Q_COLS));                     \
+                    sum[i][t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(s), _mm256_mul_ps(scale, a),  \
+                                                sum[i][t]);                                      \
+                }                                                                                \
+            }                                                                                    \
+        UNROLL                                                                                   \
+        for (int i = 0; i < M; i++)                                                              \
+            UNROLL                                                                               \
+            for (int t = 0; t < S; t++) {                                                        \
+                int j = 8 * t * apart;                                                           \
+                _mm256_mask_storeu_ps(C + (size_t)i * ldc + j, (__mmask8)first(n - j),           \
+                                      sum[i][t]);                                                \
+            }                                                                                    \
+    }                                                                                            \
+                                                                                                 \
+    /* As many rows of blocks as make S streams; the number that are done. */                     \
+    INLINE int few_streams_##name(float *C, int ldc, const char *R, const Block *W, int n,       \
+                                  int k, const int M, const int S)                               \
+    {                                                                                            \
+        int n_blocks = (k + Q_COLS - 1) / Q_COLS, apart = (n + 7) / 8 / S;                       \
+        for (int j = 0; j < apart; j++)                                                          \
+            few_rows_##name(C + 8 * j, ldc, R, rounded_bytes(1, k),                              \
+                            W + (size_t)j * (size_t)n_blocks, apart, n - 8 * j, n_blocks, M, S); \
+        return apart * S;                                                                        \
+    }                                                                                            \
+                                                                                                 \
+    INLINE void few_all_##name(float *C, int ldc, const char *R, const char *W, int n, int k,    \
+                               const int M, const int S)                                         \
+    {                                                                                            \
+        size_t row = quant_bytes(sizeof(Block) == sizeof(BlockQ8) ? Q8 : Q4, 1, k);              \
+        int j = few_streams_##name(C, ldc, R, (const Block *)W, n, k, M, S);                     \
+        j += few_streams_##name(C + 8 * j, ldc, R, (const Block *)(W + (size_t)j * row),         \
+                                n - 8 * j, k, M, 4);                                             \
+        few_streams_##name(C + 8 * j, ldc, R, (const Block *)(W + (size_t)j * row), n - 8 * j,   \
+                           k, M, 1);                                                             \
     }                                                                                            \
                                                                                                  \
     static void few_##name##_avx512vnni(float *C, int ldc, const void *R, const void *W, int m,  \
                                         int n, int k)                                            \
     {                                                                                            \
-        int n_blocks = (k + Q_COLS - 1) / Q_COLS;                                                \
-        size_t row = rounded_bytes(1, k);                                                        \
-        for (int j = 0; j < n; j += 8)                                                           \
-            for (int i = 0; i < m; i += 4) {                                                     \
-                float *c = C + (size_t)i * ldc + j;                                              \
-                const char *r = (const char *)R + (size_t)i * row;                               \
-                const Block *w = (const Block *)W + (size_t)(j / 8) * (size_t)n_blocks;          \
-                switch (m - i) {                                                                 \
-                case 1:  few_rows_##name(c, ldc, r, row, w, n - j, n_blocks, 1); break;          \
-                case 2:  few_rows_##name(c, ldc, r, row, w, n - j, n_blocks, 2); break;          \
-                case 3:  few_rows_##name(c, ldc, r, row, w, n - j, n_blocks, 3); break;          \
-                default: few_rows_##name(c, ldc, r, row, w, n - j, n_blocks, 4); break;          \
-                }                                                                                \
+        for (int i = 0; i < m; i += 4) {                                                         \
+            float *c = C + (size_t)i * ldc;                                                      \
+            const char *r = (const char *)R + (size_t)i * rounded_bytes(1, k);                   \
+            switch (m - i) {                                                                     \
+            case 1:  few_all_##name(c, ldc, r, W, n, k, 1, STREAMS); break;                      \
+            case 2:  few_all_##name(c, ldc, r, W, n, k, 2, 6); break;                            \
+            case 3:  few_all_##name(c, ldc, r, W, n, k, 3, 4); break;                            \
+            default: few_all_##name(c, ldc, r, W, n, k, 4, 4); break;                            \
             }                                                                                    \
+        }                                                                                        \
     }
 
 /* === Many rows ================================================================================ */

@@ -21,8 +21,7 @@
 
 enum {
     FEW_ROWS  = 4,          /* up to which unpacking a panel costs more than it brings */
-    B_BLOCK   = 16,         /* blocks of k in a panel */
-    FEW_BYTES = 256 << 10   /* of W, in a task of the few-row product */
+    B_BLOCK   = 16          /* blocks of k in a panel */
 };
 
 typedef struct {
@@ -141,7 +140,9 @@ void gemm_quant(float *C, int ldc, const float *A, int lda, const void *W, DType
                   .w_row = quant_bytes(type, 1, k) };
     if (m <= FEW_ROWS) {
         round_rows(&p, 1);
-        p.cols = Q_ROWS * (int)(1 + FEW_BYTES / p.w_row);
+        /* two tasks for each thread: long streams, which mostly end together */
+        int strips = ceil_div(n, Q_ROWS);
+        p.cols = Q_ROWS * ceil_div(strips, min(2 * n_threads(), ceil_div(strips, 8)));
         run(&p, few_task, ceil_div(n, p.cols), e.add ? (size_t)m * (size_t)p.cols * 4 : 0);
     } else {
         round_rows(&p, kernel.q_tile_m);
