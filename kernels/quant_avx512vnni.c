@@ -37,6 +37,11 @@ INLINE __m256i dot8(__m256i s, __m256i u, const void *p)
     __asm__("vpdpbusd %2%{1to8%}, %1, %0" : "+v"(s) : "v"(u), "m"(*(const int32_t *)p));
     return s;
 }
+INLINE __m256i dot8_register(__m256i s, __m256i u, __m256i a)
+{
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(s) : "v"(u), "v"(a));
+    return s;
+}
 INLINE __m512i dot16(__m512i s, __m512i u, const void *p)
 {
     __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(s) : "v"(u), "m"(*(const int32_t *)p));
@@ -119,7 +124,10 @@ INLINE __m256 scales8(const uint16_t *h)
         for (int i = 0; i < M; i++)                                                              \
             UNROLL                                                                               \
             for (int t = 0; t < S; t++) sum[i][t] = _mm256_setzero_ps();                         \
-        for (int b = 0; b < n_blocks; b++, W++, R += rounded_block(1))                           \
+        for (int b = 0; b < n_blocks; b++, W++, R += rounded_block(1)) {                         \
+            __m256i a[8];                        /* of one row there is room for in registers */ \
+            UNROLL                                                                               \
+            for (int g = 0; g < 8; g++) a[g] = _mm256_set1_epi32(*(const int *)(R + 4 * g));     \
             UNROLL                                                                               \
             for (int t = 0; t < S; t++) {                                                        \
                 const Block *w = W + (size_t)(t * apart) * (size_t)n_blocks;                     \
@@ -131,12 +139,13 @@ INLINE __m256 scales8(const uint16_t *h)
                     const char *r = R + (size_t)i * r_row;                                       \
                     __m256i s = _mm256_set1_epi32(*(const int *)(r + Q_COLS + 4));               \
                     UNROLL                                                                       \
-                    for (int g = 0; g < 8; g++) s = dot8(s, u[g], r + 4 * g);                    \
-                    __m256 a = _mm256_set1_ps(*(const float *)(r + Q_COLS));                     \
-                    sum[i][t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(s), _mm256_mul_ps(scale, a),  \
-                                                sum[i][t]);                                      \
+                    for (int g = 0; g < 8; g++)                                                  \
+                        s = M == 1 ? dot8_register(s, u[g], a[g]) : dot8(s, u[g], r + 4 * g);    \
+                    __m256 both = _mm256_mul_ps(scale, _mm256_set1_ps(*(const float *)(r + Q_COLS)));  \
+                    sum[i][t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(s), both, sum[i][t]);         \
                 }                                                                                \
             }                                                                                    \
+        }                                                                                        \
         UNROLL                                                                                   \
         for (int i = 0; i < M; i++)                                                              \
             UNROLL                                                                               \
