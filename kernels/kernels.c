@@ -77,18 +77,18 @@ static bool has_armbf16(void) { return getauxval(AT_HWCAP2) & BF16MM; }
 typedef struct {
     const char *name;
     bool      (*has)(void);
-    void      (*fill[4])(Kernels *k);           /* its files; NULL ends the list */
+    void      (*fill[6])(Kernels *k);           /* its files; NULL ends the list */
 } Level;
 
 static const Level LEVELS[] = {
     { "ref", always, { kernels_ref, quant_ref, conv_ref } },
 #if defined(__x86_64__)
-    { "avx2", has_avx2, { gemm_avx2, vector_avx2, conv_avx2 } },
-    { "avx512", has_avx512, { gemm_avx512, vector_avx512, conv_avx512 } },
+    { "avx2", has_avx2, { gemm_avx2, vector_avx2, attention_avx2, conv_avx2 } },
+    { "avx512", has_avx512, { gemm_avx512, vector_avx512, attention_avx512, conv_avx512 } },
     { "avx512vnni", has_vnni, { quant_avx512vnni } },
     { "avx512bf16", has_avx512bf16, { gemm_avx512bf16 } },
 #elif defined(__aarch64__)
-    { "neon", has_neon, { gemm_neon, vector_neon, conv_neon } },
+    { "neon", has_neon, { gemm_neon, vector_neon, attention_neon, conv_neon } },
     { "neondot", has_dot, { NULL } },
     { "neoni8mm", has_i8mm, { NULL } },
     { "neonbf16", has_armbf16, { NULL } },
@@ -108,7 +108,7 @@ bool kernels_init(const char *cap, bool exact)
     if (cap && *cap && strcmp(cap, LEVELS[best].name)) return false;
     kernel.exact = exact;
     for (int i = 0; i <= best; i++)
-        for (int f = 0; f < 4 && LEVELS[i].fill[f]; f++)
+        for (int f = 0; f < 6 && LEVELS[i].fill[f]; f++)
             LEVELS[i].fill[f](&kernel);
     level = best;
     return true;

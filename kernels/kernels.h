@@ -192,8 +192,10 @@ typedef struct {
 
     float (*dot)(const float *a, const float *b, int n);
     void  (*scale)(float *y, float s, int n);                           /* y *= s */
-    /* y[c] += sum of p[j] V[j][c] over j < n, for c < d: a weighted sum of rows, ldv apart */
-    void  (*mix[3])(float *y, const float *p, const void *V, int ldv, int n, int d);
+    /* y[i][c] += sum of p[i][j] V[j][c] over j < n, for i < m, c < d: weighted sums of rows, which
+     * are ldv apart, of the type of the slot. Each sum is the same whatever m is */
+    void  (*mix[3])(float *y, int ldy, const float *p, int ldp, const void *V, int ldv,
+                    int m, int n, int d);                                   /* F32 F16 BF16 */
     void  (*add)(float *y, const float *x, int n);                      /* y += x */
     void  (*mul)(float *y, const float *x, int n);                      /* y *= x */
     float (*max)(const float *x, int n);
@@ -209,6 +211,23 @@ typedef struct {
      * (a, b) by its angle i < half, to (a cos[i] - b sin[i], b cos[i] + a sin[i]). The pairs are
      * (y[i], y[i + half]) for ROPE_HALVES, (y[2 i], y[2 i + 1]) for ROPE_PAIRS. */
     void  (*rope[2])(float *y, const float *cos, const float *sin, int n_heads, int d, int half);
+    /* to[j][i] = s from[i][j], i < m, j < n; rows ldt and ldf apart */
+    void  (*transpose)(float *to, int ldt, const float *from, int ldf, int m, int n, float s);
+
+    /* attention of many queries, which are lanes: arrays [.., lanes], of which the first n_lanes
+     * count. All lanes up to a multiple of lane_step are read and written. */
+    int lanes, lane_step;
+    /* S[j][l] = K[j] . Q[..][l], j < n; K [n, ldk], Q [d, lanes] */
+    void (*lane_scores)(float *S, const float *Q, const float *K, int ldk, int n_lanes, int n,
+                        int d);
+    /* S [n, lanes]: scores -> weights 2^(S - max), within 2.5 ulp, or 0 below 2^-126; lane l sees
+     * the first seen[l] keys only (NULL: all). max[l] becomes the new maximum, shrink[l] =
+     * 2^(old maximum - new), sum[l] = sum[l] shrink[l] + the weights. All -INFINITY: all 0. */
+    void (*lane_soften)(float *S, float *max, float *sum, float *shrink, const int *seen,
+                        int n_lanes, int n);
+    /* out[c][l] = out[c][l] shrink[l] + sum over j < n of V[j][c] S[j][l]; V [n, ldv], c < d */
+    void (*lane_mix)(float *out, const float *shrink, const float *S, const float *V, int ldv,
+                     int n_lanes, int n, int d);
 } Kernels;
 
 extern Kernels kernel;
@@ -223,6 +242,9 @@ const char *kernels_available(void);         /* "ref avx2 avx512" */
 
 /* What each level overwrites, a file each. */
 void kernels_ref(Kernels *k);
+void attention_avx2(Kernels *k);
+void attention_avx512(Kernels *k);
+void attention_neon(Kernels *k);
 void gemm_avx2(Kernels *k);
 void gemm_avx512(Kernels *k);
 void gemm_avx512bf16(Kernels *k);

@@ -155,15 +155,17 @@ static void scale_ref(float *y, float s, int n)
 }
 
 #define MIX(name, T, to_f32)                                                                   \
-    static void mix_##name##_ref(float *y, const float *p, const void *V, int ldv, int n,      \
-                                 int d)                                                        \
+    static void mix_##name##_ref(float *y, int ldy, const float *p, int ldp, const void *V,    \
+                                 int ldv, int m, int n, int d)                                 \
     {                                                                                          \
-        for (int c = 0; c < d; c++) {                                                          \
-            double sum = 0;                                                                    \
-            for (int j = 0; j < n; j++)                                                        \
-                sum += (double)p[j] * to_f32(((const T *)V)[(size_t)j * ldv + c]);             \
-            y[c] += (float)sum;                                                                \
-        }                                                                                      \
+        for (int i = 0; i < m; i++)                                                            \
+            for (int c = 0; c < d; c++) {                                                      \
+                double sum = 0;                                                                \
+                for (int j = 0; j < n; j++)                                                    \
+                    sum += (double)p[(size_t)i * ldp + j] *                                    \
+                           to_f32(((const T *)V)[(size_t)j * ldv + c]);                        \
+                y[(size_t)i * ldy + c] += (float)sum;                                          \
+            }                                                                                  \
     }
 FOR_EACH_TYPE(MIX)
 
@@ -321,6 +323,63 @@ static void rope_pairs_ref(float *y, const float *cos, const float *sin, int n_h
             rotate(y + 2 * i, y + 2 * i + 1, cos[i], sin[i]);
 }
 
+/* === Attention of many queries ================================================================ */
+
+enum { LANES = 16 };
+
+static void transpose_ref(float *to, int ldt, const float *from, int ldf, int m, int n, float s)
+{
+    for (int i = 0; i < m; i++)
+        for (int j = 0; j < n; j++)
+            to[(size_t)j * ldt + i] = s * from[(size_t)i * ldf + j];
+}
+
+static void lane_scores_ref(float *S, const float *Q, const float *K, int ldk, int n_lanes, int n,
+                            int d)
+{
+    (void)n_lanes;
+    for (int j = 0; j < n; j++) {
+        float sum[LANES] = { 0 };
+        for (int c = 0; c < d; c++)
+            for (int l = 0; l < LANES; l++)
+                sum[l] += K[(size_t)j * ldk + c] * Q[c * LANES + l];
+        memcpy(S + j * LANES, sum, sizeof sum);
+    }
+}
+
+static void lane_soften_ref(float *S, float *max, float *sum, float *shrink, const int *seen,
+                            int n_lanes, int n)
+{
+    for (int l = 0; l < n_lanes; l++) {
+        int n_seen = seen && seen[l] < n ? seen[l] : n;
+        float m = max[l];
+        double total = 0;
+        for (int j = 0; j < n_seen; j++)
+            m = S[j * LANES + l] > m ? S[j * LANES + l] : m;
+        float base = m == -INFINITY ? 0 : m;    /* else -INFINITY - -INFINITY */
+        for (int j = 0; j < n; j++)
+            total += S[j * LANES + l] = j < n_seen ? exp2f(S[j * LANES + l] - base) : 0;
+        shrink[l] = exp2f(max[l] - base);
+        sum[l] = sum[l] * shrink[l] + (float)total;
+        max[l] = m;
+    }
+}
+
+static void lane_mix_ref(float *out, const float *shrink, const float *S, const float *V, int ldv,
+                         int n_lanes, int n, int d)
+{
+    (void)n_lanes;
+    for (int c = 0; c < d; c++) {
+        float sum[LANES];
+        for (int l = 0; l < LANES; l++)
+            sum[l] = out[c * LANES + l] * shrink[l];
+        for (int j = 0; j < n; j++)
+            for (int l = 0; l < LANES; l++)
+                sum[l] += V[(size_t)j * ldv + c] * S[j * LANES + l];
+        memcpy(out + c * LANES, sum, sizeof sum);
+    }
+}
+
 void kernels_ref(Kernels *k)
 {
     *k = (Kernels){
@@ -334,6 +393,8 @@ void kernels_ref(Kernels *k)
         .act = { none_ref, gelu_ref, gelu_tanh_ref, gelu_quick_ref, silu_ref, relu_ref },
         .cvt = { cvt_f32_ref, cvt_f16_ref, cvt_bf16_ref },
         .narrow = { narrow_f32_ref, narrow_f16_ref, narrow_bf16_ref },
-        .rope = { rope_halves_ref, rope_pairs_ref },
+        .rope = { rope_halves_ref, rope_pairs_ref }, .transpose = transpose_ref,
+        .lanes = LANES, .lane_step = LANES, .lane_scores = lane_scores_ref,
+        .lane_soften = lane_soften_ref, .lane_mix = lane_mix_ref,
     };
 }

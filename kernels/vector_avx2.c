@@ -32,44 +32,60 @@ static void scale_avx2(float *y, float s, int n)
         store(y + i, n - i, _mm256_mul_ps(_mm256_set1_ps(s), part_f32(y + i, n - i)));
 }
 
-/* 8 N columns of a weighted sum of rows; two sums for each, so that none waits for the other. */
+/* M rows and 8 N columns of weighted sums of rows: what is read of V serves the rows. Each sum is
+ * taken in the order of j, whatever M and N are. The last columns may be fewer than 8. */
 #define MIX(name, T)                                                                           \
-    INLINE void mix_part_##name(float *y, const float *p, const T *V, int ldv, int n, int last,\
-                         const int N)                                                          \
+    INLINE void mix_part_##name(float *y, int ldy, const float *p, int ldp, const T *V, int ldv,\
+                                int n, int last, const int M, const int N)                     \
     {                                                                                          \
-        __m256 s[2][4], v;                                                                     \
+        __m256 s[4][4], v[4];                                                                  \
         UNROLL                                                                                 \
-        for (int c = 0; c < N; c++)                                                            \
-            s[0][c] = s[1][c] = _mm256_setzero_ps();                                           \
-        int j = 0;                                                                             \
-        for (; j + 2 <= n; j += 2)                                                             \
+        for (int i = 0; i < M; i++)                                                            \
             UNROLL                                                                             \
-            for (int h = 0; h < 2; h++)                                                        \
+            for (int c = 0; c < N; c++)                                                        \
+                s[i][c] = _mm256_setzero_ps();                                                 \
+        for (int j = 0; j < n; j++, V += ldv) {                                                \
+            UNROLL                                                                             \
+            for (int c = 0; c < N; c++)                                                        \
+                v[c] = last < 8 ? part_##name(V + 8 * c, last) : load_##name(V + 8 * c);       \
+            UNROLL                                                                             \
+            for (int i = 0; i < M; i++) {                                                      \
+                __m256 a = _mm256_broadcast_ss(p + (size_t)i * ldp + j);                       \
                 UNROLL                                                                         \
-                for (int c = 0; c < N; c++) {                                                  \
-                    const T *at = V + (size_t)(j + h) * ldv + 8 * c;                           \
-                    v = c == N - 1 ? part_##name(at, last) : load_##name(at);                  \
-                    s[h][c] = _mm256_fmadd_ps(_mm256_broadcast_ss(p + j + h), v, s[h][c]);     \
-                }                                                                              \
-        UNROLL                                                                                 \
-        for (int c = 0; c < N; c++) {                                                          \
-            const T *at = V + (size_t)j * ldv + 8 * c;                                         \
-            int lanes = c == N - 1 ? last : 8;                                                 \
-            if (j < n)                                                                         \
-                s[0][c] = _mm256_fmadd_ps(_mm256_broadcast_ss(p + j),                          \
-                                          part_##name(at, lanes), s[0][c]);                    \
-            store(y + 8 * c, lanes, _mm256_add_ps(part_f32(y + 8 * c, lanes),                  \
-                                                  _mm256_add_ps(s[0][c], s[1][c])));           \
+                for (int c = 0; c < N; c++)                                                    \
+                    s[i][c] = _mm256_fmadd_ps(a, v[c], s[i][c]);                               \
+            }                                                                                  \
         }                                                                                      \
+        UNROLL                                                                                 \
+        for (int i = 0; i < M; i++)                                                            \
+            UNROLL                                                                             \
+            for (int c = 0; c < N; c++) {                                                      \
+                float *to = y + (size_t)i * ldy + 8 * c;                                       \
+                store(to, last, _mm256_add_ps(part_f32(to, last), s[i][c]));                   \
+            }                                                                                  \
     }                                                                                          \
                                                                                                \
-    static void mix_##name##_avx2(float *y, const float *p, const void *V, int ldv, int n, int d)\
+    INLINE void mix_rows_##name(float *y, int ldy, const float *p, int ldp, const T *V, int ldv,\
+                                int n, int d, const int M, const int N)                        \
     {                                                                                          \
         int c = 0;                                                                             \
-        for (; c + 32 <= d; c += 32)                                                           \
-            mix_part_##name(y + c, p, (const T *)V + c, ldv, n, 8, 4);                         \
-        for (; c < d; c += 8)                                                                  \
-            mix_part_##name(y + c, p, (const T *)V + c, ldv, n, d - c < 8 ? d - c : 8, 1);     \
+        for (; c + 8 * N <= d; c += 8 * N)                                                     \
+            mix_part_##name(y + c, ldy, p, ldp, V + c, ldv, n, 8, M, N);                       \
+        for (; c + 8 <= d; c += 8)                                                             \
+            mix_part_##name(y + c, ldy, p, ldp, V + c, ldv, n, 8, M, 1);                       \
+        if (c < d) mix_part_##name(y + c, ldy, p, ldp, V + c, ldv, n, d - c, M, 1);            \
+    }                                                                                          \
+                                                                                               \
+    static void mix_##name##_avx2(float *y, int ldy, const float *p, int ldp, const void *V,   \
+                                   int ldv, int m, int n, int d)                               \
+    {                                                                                          \
+        int i = 0;                                                                             \
+        for (; i + 4 <= m; i += 4)                                                             \
+            mix_rows_##name(y + (size_t)i * ldy, ldy, p + (size_t)i * ldp, ldp, V, ldv, n, d,  \
+                            4, 2);                                                             \
+        for (; i < m; i++)                                                                     \
+            mix_rows_##name(y + (size_t)i * ldy, ldy, p + (size_t)i * ldp, ldp, V, ldv, n, d,  \
+                            1, 4);                                                             \
     }
 FOR_EACH_TYPE(MIX)
 
@@ -248,6 +264,125 @@ ACTIVATION(gelu) ACTIVATION(gelu_tanh) ACTIVATION(gelu_quick) ACTIVATION(silu) A
     }
 FOR_EACH_TYPE(CVT)
 
+static void narrow_f32_avx2(void *y, const float *x, int n)
+{
+    memcpy(y, x, (size_t)n * sizeof *x);
+}
+
+INLINE __m128i to_f16(__m256 v) { return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT); }
+
+/* To nearest, ties to even: half of the last place that stays, less one if that place is even, and
+ * what is carried over is right. */
+INLINE __m128i to_bf16(__m256 v)
+{
+    __m256i bits = _mm256_castps_si256(v), upper = _mm256_srli_epi32(bits, 16);
+    __m256i odd = _mm256_and_si256(upper, _mm256_set1_epi32(1));
+    bits = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    bits = _mm256_srli_epi32(bits, 16);
+    __m256i quiet = _mm256_or_si256(upper, _mm256_set1_epi32(0x40));        /* not a number */
+    __m256 nan = _mm256_cmp_ps(v, v, _CMP_UNORD_Q);
+    bits = _mm256_blendv_epi8(bits, quiet, _mm256_castps_si256(nan));
+    bits = _mm256_packus_epi32(bits, bits);                                 /* 0..3 twice, 4..7 */
+    return _mm256_castsi256_si128(_mm256_permute4x64_epi64(bits, 0x08));
+}
+
+#define NARROW(name)                                                                           \
+    static void narrow_##name##_avx2(void *y, const float *x, int n)                           \
+    {                                                                                          \
+        uint16_t *to = y;                                                                      \
+        int i = 0;                                                                             \
+        for (; i + 8 <= n; i += 8)                                                             \
+            _mm_storeu_si128((__m128i *)(to + i), to_##name(load_f32(x + i)));                 \
+        if (i < n) {                                                                           \
+            uint16_t copy[8];                                                                  \
+            _mm_storeu_si128((__m128i *)copy, to_##name(part_f32(x + i, n - i)));              \
+            memcpy(to + i, copy, (size_t)(n - i) * sizeof *to);                                \
+        }                                                                                      \
+    }
+NARROW(f16) NARROW(bf16)
+
+/* === Positions ================================================================================ */
+
+static void rope_halves_avx2(float *y, const float *cos, const float *sin, int n_heads, int d,
+                             int half)
+{
+    for (int h = 0; h < n_heads; h++, y += d)
+        for (int i = 0; i < half; i += 8) {
+            int left = half - i;
+            __m256 a = part_f32(y + i, left), b = part_f32(y + half + i, left);
+            __m256 c = part_f32(cos + i, left), s = part_f32(sin + i, left);
+            store(y + i, left, _mm256_fmsub_ps(a, c, _mm256_mul_ps(b, s)));
+            store(y + half + i, left, _mm256_fmadd_ps(b, c, _mm256_mul_ps(a, s)));
+        }
+}
+
+/* Four pairs a b: each times its cosine, minus and plus its neighbour times the sine. */
+static void rope_pairs_avx2(float *y, const float *cos, const float *sin, int n_heads, int d,
+                            int half)
+{
+    __m256i twice = _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3);
+    for (int h = 0; h < n_heads; h++, y += d)
+        for (int i = 0; i < half; i += 4) {
+            int left = half - i < 4 ? half - i : 4;
+            __m256 v = part_f32(y + 2 * i, 2 * left);
+            __m256 c = _mm256_permutevar8x32_ps(part_f32(cos + i, left), twice);
+            __m256 s = _mm256_permutevar8x32_ps(part_f32(sin + i, left), twice);
+            __m256 other = _mm256_mul_ps(_mm256_permute_ps(v, 0xb1), s);
+            store(y + 2 * i, 2 * left, _mm256_fmaddsub_ps(v, c, other));
+        }
+}
+
+/* === Transposition ============================================================================ */
+
+/* Eight rows v of eight numbers -> eight columns. */
+INLINE void transpose8(__m256 v[8])
+{
+    __m256 t[8], u[8];
+    UNROLL
+    for (int i = 0; i < 8; i += 2) {            /* rows i, i+1: columns 0 1 4 5 and 2 3 6 7 */
+        t[i] = _mm256_unpacklo_ps(v[i], v[i + 1]);
+        t[i + 1] = _mm256_unpackhi_ps(v[i], v[i + 1]);
+    }
+    UNROLL
+    for (int i = 0; i < 8; i += 4)              /* rows i..i+3: columns c and c+4 */
+        UNROLL
+        for (int c = 0; c < 2; c++) {
+            u[i + 2 * c] = _mm256_shuffle_ps(t[i + c], t[i + 2 + c], 0x44);
+            u[i + 2 * c + 1] = _mm256_shuffle_ps(t[i + c], t[i + 2 + c], 0xee);
+        }
+    UNROLL
+    for (int c = 0; c < 4; c++) {
+        v[c] = _mm256_permute2f128_ps(u[c], u[4 + c], 0x20);
+        v[c + 4] = _mm256_permute2f128_ps(u[c], u[4 + c], 0x31);
+    }
+}
+
+/* m rows of n numbers, both at most 8. */
+INLINE void transpose_block(float *to, int ldt, const float *from, int ldf, int m, int n, __m256 s)
+{
+    __m256 v[8];
+    UNROLL
+    for (int i = 0; i < 8; i++)
+        v[i] = i < m ? _mm256_mul_ps(part_f32(from + (size_t)i * ldf, n), s)
+                     : _mm256_setzero_ps();
+    transpose8(v);
+    UNROLL
+    for (int j = 0; j < 8; j++)
+        if (j < n) store(to + (size_t)j * ldt, m, v[j]);
+}
+
+static void transpose_avx2(float *to, int ldt, const float *from, int ldf, int m, int n, float s)
+{
+    __m256 vs = _mm256_set1_ps(s);
+    for (int i = 0; i < m; i += 8)
+        for (int j = 0; j < n; j += 8) {
+            float *t = to + (size_t)j * ldt + i;
+            const float *f = from + (size_t)i * ldf + j;
+            if (m - i >= 8 && n - j >= 8) transpose_block(t, ldt, f, ldf, 8, 8, vs);
+            else transpose_block(t, ldt, f, ldf, min(m - i, 8), min(n - j, 8), vs);
+        }
+}
+
 void vector_avx2(Kernels *k)
 {
     k->dot = dot_avx2;
@@ -269,4 +404,10 @@ void vector_avx2(Kernels *k)
     k->cvt[F32] = cvt_f32_avx2;
     k->cvt[F16] = cvt_f16_avx2;
     k->cvt[BF16] = cvt_bf16_avx2;
+    k->narrow[F32] = narrow_f32_avx2;
+    k->narrow[F16] = narrow_f16_avx2;
+    k->narrow[BF16] = narrow_bf16_avx2;
+    k->rope[ROPE_HALVES] = rope_halves_avx2;
+    k->rope[ROPE_PAIRS] = rope_pairs_avx2;
+    k->transpose = transpose_avx2;
 }

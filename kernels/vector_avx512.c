@@ -10,6 +10,7 @@
 #include "avx512.h"
 
 #include <math.h>
+#include <string.h>
 
 /* === Vectors ================================================================================== */
 
@@ -32,44 +33,60 @@ static void scale_avx512(float *y, float s, int n)
         store(y + i, n - i, _mm512_mul_ps(_mm512_set1_ps(s), part_f32(y + i, n - i)));
 }
 
-/* 16 N columns of a weighted sum of rows; two sums for each, so that none waits for the other. */
+/* M rows and 16 N columns of weighted sums of rows: what is read of V serves the rows. Each sum is
+ * taken in the order of j, whatever M and N are. The last columns may be fewer than 16. */
 #define MIX(name, T)                                                                           \
-    INLINE void mix_part_##name(float *y, const float *p, const T *V, int ldv, int n, int last,\
-                         const int N)                                                          \
+    INLINE void mix_part_##name(float *y, int ldy, const float *p, int ldp, const T *V, int ldv,\
+                                int n, int last, const int M, const int N)                     \
     {                                                                                          \
-        __m512 s[2][4], v;                                                                     \
+        __m512 s[4][4], v[4];                                                                  \
         UNROLL                                                                                 \
-        for (int c = 0; c < N; c++)                                                            \
-            s[0][c] = s[1][c] = _mm512_setzero_ps();                                           \
-        int j = 0;                                                                             \
-        for (; j + 2 <= n; j += 2)                                                             \
+        for (int i = 0; i < M; i++)                                                            \
             UNROLL                                                                             \
-            for (int h = 0; h < 2; h++)                                                        \
+            for (int c = 0; c < N; c++)                                                        \
+                s[i][c] = _mm512_setzero_ps();                                                 \
+        for (int j = 0; j < n; j++, V += ldv) {                                                \
+            UNROLL                                                                             \
+            for (int c = 0; c < N; c++)                                                        \
+                v[c] = last < 16 ? part_##name(V + 16 * c, last) : load_##name(V + 16 * c);    \
+            UNROLL                                                                             \
+            for (int i = 0; i < M; i++) {                                                      \
+                __m512 a = _mm512_set1_ps(p[(size_t)i * ldp + j]);                             \
                 UNROLL                                                                         \
-                for (int c = 0; c < N; c++) {                                                  \
-                    const T *at = V + (size_t)(j + h) * ldv + 16 * c;                          \
-                    v = c == N - 1 ? part_##name(at, last) : load_##name(at);                  \
-                    s[h][c] = _mm512_fmadd_ps(_mm512_set1_ps(p[j + h]), v, s[h][c]);           \
-                }                                                                              \
-        UNROLL                                                                                 \
-        for (int c = 0; c < N; c++) {                                                          \
-            const T *at = V + (size_t)j * ldv + 16 * c;                                        \
-            int lanes = c == N - 1 ? last : 16;                                                \
-            if (j < n)                                                                         \
-                s[0][c] = _mm512_fmadd_ps(_mm512_set1_ps(p[j]), part_##name(at, lanes),        \
-                                          s[0][c]);                                            \
-            store(y + 16 * c, lanes, _mm512_add_ps(part_f32(y + 16 * c, lanes),                \
-                                                   _mm512_add_ps(s[0][c], s[1][c])));          \
+                for (int c = 0; c < N; c++)                                                    \
+                    s[i][c] = _mm512_fmadd_ps(a, v[c], s[i][c]);                               \
+            }                                                                                  \
         }                                                                                      \
+        UNROLL                                                                                 \
+        for (int i = 0; i < M; i++)                                                            \
+            UNROLL                                                                             \
+            for (int c = 0; c < N; c++) {                                                      \
+                float *to = y + (size_t)i * ldy + 16 * c;                                      \
+                store(to, last, _mm512_add_ps(part_f32(to, last), s[i][c]));                   \
+            }                                                                                  \
     }                                                                                          \
                                                                                                \
-    static void mix_##name##_avx512(float *y, const float *p, const void *V, int ldv, int n, int d)\
+    INLINE void mix_rows_##name(float *y, int ldy, const float *p, int ldp, const T *V, int ldv,\
+                                int n, int d, const int M, const int N)                        \
     {                                                                                          \
         int c = 0;                                                                             \
-        for (; c + 64 <= d; c += 64)                                                           \
-            mix_part_##name(y + c, p, (const T *)V + c, ldv, n, 16, 4);                        \
-        for (; c < d; c += 16)                                                                 \
-            mix_part_##name(y + c, p, (const T *)V + c, ldv, n, d - c < 16 ? d - c : 16, 1);   \
+        for (; c + 16 * N <= d; c += 16 * N)                                                   \
+            mix_part_##name(y + c, ldy, p, ldp, V + c, ldv, n, 16, M, N);                      \
+        for (; c + 16 <= d; c += 16)                                                           \
+            mix_part_##name(y + c, ldy, p, ldp, V + c, ldv, n, 16, M, 1);                      \
+        if (c < d) mix_part_##name(y + c, ldy, p, ldp, V + c, ldv, n, d - c, M, 1);            \
+    }                                                                                          \
+                                                                                               \
+    static void mix_##name##_avx512(float *y, int ldy, const float *p, int ldp, const void *V, \
+                                   int ldv, int m, int n, int d)                               \
+    {                                                                                          \
+        int i = 0;                                                                             \
+        for (; i + 4 <= m; i += 4)                                                             \
+            mix_rows_##name(y + (size_t)i * ldy, ldy, p + (size_t)i * ldp, ldp, V, ldv, n, d,  \
+                            4, 4);                                                             \
+        for (; i < m; i++)                                                                     \
+            mix_rows_##name(y + (size_t)i * ldy, ldy, p + (size_t)i * ldp, ldp, V, ldv, n, d,  \
+                            1, 4);                                                             \
     }
 FOR_EACH_TYPE(MIX)
 
@@ -231,10 +248,73 @@ ACTIVATION(gelu) ACTIVATION(gelu_tanh) ACTIVATION(gelu_quick) ACTIVATION(silu) A
 #define CVT(name, T)                                                                           \
     static void cvt_##name##_avx512(float *y, const void *x, int n)                            \
     {                                                                                          \
-        for (int i = 0; i < n; i += 16)                                                        \
+        int i = 0;                                                                             \
+        for (; i + 16 <= n; i += 16)                                                           \
+            _mm512_storeu_ps(y + i, load_##name((const T *)x + i));                            \
+        if (i < n)                                                                             \
             store(y + i, n - i, part_##name((const T *)x + i, n - i));                         \
     }
 FOR_EACH_TYPE(CVT)
+
+static void narrow_f32_avx512(void *y, const float *x, int n)
+{
+    memcpy(y, x, (size_t)n * sizeof *x);
+}
+
+INLINE __m256i to_f16(__m512 v) { return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT); }
+
+/* To nearest, ties to even: half of the last place that stays, less one if that place is even, and
+ * what is carried over is right. */
+INLINE __m256i to_bf16(__m512 v)
+{
+    __m512i bits = _mm512_castps_si512(v), upper = _mm512_srli_epi32(bits, 16);
+    __m512i odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
+    bits = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    bits = _mm512_srli_epi32(bits, 16);
+    __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+    bits = _mm512_mask_or_epi32(bits, nan, upper, _mm512_set1_epi32(0x40));
+    return _mm512_cvtepi32_epi16(bits);
+}
+
+#define NARROW(name)                                                                           \
+    static void narrow_##name##_avx512(void *y, const float *x, int n)                         \
+    {                                                                                          \
+        for (int i = 0; i < n; i += 16)                                                        \
+            _mm256_mask_storeu_epi16((uint16_t *)y + i, first(n - i),                          \
+                                     to_##name(part_f32(x + i, n - i)));                       \
+    }
+NARROW(f16) NARROW(bf16)
+
+/* === Positions ================================================================================ */
+
+static void rope_halves_avx512(float *y, const float *cos, const float *sin, int n_heads, int d,
+                               int half)
+{
+    for (int h = 0; h < n_heads; h++, y += d)
+        for (int i = 0; i < half; i += 16) {
+            int left = half - i;
+            __m512 a = part_f32(y + i, left), b = part_f32(y + half + i, left);
+            __m512 c = part_f32(cos + i, left), s = part_f32(sin + i, left);
+            store(y + i, left, _mm512_fmsub_ps(a, c, _mm512_mul_ps(b, s)));
+            store(y + half + i, left, _mm512_fmadd_ps(b, c, _mm512_mul_ps(a, s)));
+        }
+}
+
+/* Eight pairs a b: each times its cosine, minus and plus its neighbour times the sine. */
+static void rope_pairs_avx512(float *y, const float *cos, const float *sin, int n_heads, int d,
+                              int half)
+{
+    __m512i twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+    for (int h = 0; h < n_heads; h++, y += d)
+        for (int i = 0; i < half; i += 8) {
+            int left = half - i < 8 ? half - i : 8;
+            __m512 v = part_f32(y + 2 * i, 2 * left);
+            __m512 c = _mm512_permutexvar_ps(twice, part_f32(cos + i, left));
+            __m512 s = _mm512_permutexvar_ps(twice, part_f32(sin + i, left));
+            __m512 other = _mm512_mul_ps(_mm512_permute_ps(v, 0xb1), s);
+            store(y + 2 * i, 2 * left, _mm512_fmaddsub_ps(v, c, other));
+        }
+}
 
 void vector_avx512(Kernels *k)
 {
@@ -257,4 +337,9 @@ void vector_avx512(Kernels *k)
     k->cvt[F32] = cvt_f32_avx512;
     k->cvt[F16] = cvt_f16_avx512;
     k->cvt[BF16] = cvt_bf16_avx512;
+    k->narrow[F32] = narrow_f32_avx512;
+    k->narrow[F16] = narrow_f16_avx512;
+    k->narrow[BF16] = narrow_bf16_avx512;
+    k->rope[ROPE_HALVES] = rope_halves_avx512;
+    k->rope[ROPE_PAIRS] = rope_pairs_avx512;
 }

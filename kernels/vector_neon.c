@@ -30,42 +30,60 @@ static void scale_neon(float *y, float s, int n)
         store(y + i, n - i, vmulq_f32(vdupq_n_f32(s), part_f32(y + i, n - i)));
 }
 
-/* 4 N columns of a weighted sum of rows; two sums for each, so that none waits for the other. */
+/* M rows and 4 N columns of weighted sums of rows: what is read of V serves the rows. Each sum is
+ * taken in the order of j, whatever M and N are. The last columns may be fewer than 4. */
 #define MIX(name, T)                                                                           \
-    INLINE void mix_part_##name(float *y, const float *p, const T *V, int ldv, int n, int last,\
-                         const int N)                                                          \
+    INLINE void mix_part_##name(float *y, int ldy, const float *p, int ldp, const T *V, int ldv,\
+                                int n, int last, const int M, const int N)                     \
     {                                                                                          \
-        float32x4_t s[2][4], v;                                                                \
+        float32x4_t s[4][4], v[4];                                                             \
         UNROLL                                                                                 \
-        for (int c = 0; c < N; c++)                                                            \
-            s[0][c] = s[1][c] = vdupq_n_f32(0);                                                \
-        int j = 0;                                                                             \
-        for (; j + 2 <= n; j += 2)                                                             \
+        for (int i = 0; i < M; i++)                                                            \
             UNROLL                                                                             \
-            for (int h = 0; h < 2; h++)                                                        \
+            for (int c = 0; c < N; c++)                                                        \
+                s[i][c] = vdupq_n_f32(0);                                                      \
+        for (int j = 0; j < n; j++, V += ldv) {                                                \
+            UNROLL                                                                             \
+            for (int c = 0; c < N; c++)                                                        \
+                v[c] = last < 4 ? part_##name(V + 4 * c, last) : load_##name(V + 4 * c);       \
+            UNROLL                                                                             \
+            for (int i = 0; i < M; i++) {                                                      \
+                float32x4_t a = vld1q_dup_f32(p + (size_t)i * ldp + j);                        \
                 UNROLL                                                                         \
-                for (int c = 0; c < N; c++) {                                                  \
-                    const T *at = V + (size_t)(j + h) * ldv + 4 * c;                           \
-                    v = c == N - 1 ? part_##name(at, last) : load_##name(at);                  \
-                    s[h][c] = vfmaq_f32(s[h][c], vld1q_dup_f32(p + j + h), v);                 \
-                }                                                                              \
-        UNROLL                                                                                 \
-        for (int c = 0; c < N; c++) {                                                          \
-            const T *at = V + (size_t)j * ldv + 4 * c;                                         \
-            int lanes = c == N - 1 ? last : 4;                                                 \
-            if (j < n) s[0][c] = vfmaq_f32(s[0][c], vld1q_dup_f32(p + j), part_##name(at, lanes));\
-            store(y + 4 * c, lanes, vaddq_f32(part_f32(y + 4 * c, lanes),                      \
-                                                  vaddq_f32(s[0][c], s[1][c])));               \
+                for (int c = 0; c < N; c++)                                                    \
+                    s[i][c] = vfmaq_f32(s[i][c], a, v[c]);                                     \
+            }                                                                                  \
         }                                                                                      \
+        UNROLL                                                                                 \
+        for (int i = 0; i < M; i++)                                                            \
+            UNROLL                                                                             \
+            for (int c = 0; c < N; c++) {                                                      \
+                float *to = y + (size_t)i * ldy + 4 * c;                                       \
+                store(to, last, vaddq_f32(part_f32(to, last), s[i][c]));                       \
+            }                                                                                  \
     }                                                                                          \
                                                                                                \
-    static void mix_##name##_neon(float *y, const float *p, const void *V, int ldv, int n, int d)\
+    INLINE void mix_rows_##name(float *y, int ldy, const float *p, int ldp, const T *V, int ldv,\
+                                int n, int d, const int M, const int N)                        \
     {                                                                                          \
         int c = 0;                                                                             \
-        for (; c + 16 <= d; c += 16)                                                           \
-            mix_part_##name(y + c, p, (const T *)V + c, ldv, n, 4, 4);                         \
-        for (; c < d; c += 4)                                                                  \
-            mix_part_##name(y + c, p, (const T *)V + c, ldv, n, d - c < 4 ? d - c : 4, 1);     \
+        for (; c + 4 * N <= d; c += 4 * N)                                                     \
+            mix_part_##name(y + c, ldy, p, ldp, V + c, ldv, n, 4, M, N);                       \
+        for (; c + 4 <= d; c += 4)                                                             \
+            mix_part_##name(y + c, ldy, p, ldp, V + c, ldv, n, 4, M, 1);                       \
+        if (c < d) mix_part_##name(y + c, ldy, p, ldp, V + c, ldv, n, d - c, M, 1);            \
+    }                                                                                          \
+                                                                                               \
+    static void mix_##name##_neon(float *y, int ldy, const float *p, int ldp, const void *V,   \
+                                   int ldv, int m, int n, int d)                               \
+    {                                                                                          \
+        int i = 0;                                                                             \
+        for (; i + 4 <= m; i += 4)                                                             \
+            mix_rows_##name(y + (size_t)i * ldy, ldy, p + (size_t)i * ldp, ldp, V, ldv, n, d,  \
+                            4, 4);                                                             \
+        for (; i < m; i++)                                                                     \
+            mix_rows_##name(y + (size_t)i * ldy, ldy, p + (size_t)i * ldp, ldp, V, ldv, n, d,  \
+                            1, 4);                                                             \
     }
 FOR_EACH_TYPE(MIX)
 
@@ -241,6 +259,97 @@ ACTIVATION(gelu) ACTIVATION(gelu_tanh) ACTIVATION(gelu_quick) ACTIVATION(silu) A
     }
 FOR_EACH_TYPE(CVT)
 
+static void narrow_f32_neon(void *y, const float *x, int n)
+{
+    memcpy(y, x, (size_t)n * sizeof *x);
+}
+
+INLINE uint16x4_t to_f16(float32x4_t v) { return vreinterpret_u16_f16(vcvt_f16_f32(v)); }
+
+/* To nearest, ties to even: half of the last place that stays, less one if that place is even, and
+ * what is carried over is right. */
+INLINE uint16x4_t to_bf16(float32x4_t v)
+{
+    uint32x4_t bits = vreinterpretq_u32_f32(v), upper = vshrq_n_u32(bits, 16);
+    uint32x4_t odd = vandq_u32(upper, vdupq_n_u32(1)), number = vceqq_f32(v, v);
+    bits = vshrq_n_u32(vaddq_u32(bits, vaddq_u32(odd, vdupq_n_u32(0x7fff))), 16);
+    return vmovn_u32(vbslq_u32(number, bits, vorrq_u32(upper, vdupq_n_u32(0x40))));
+}
+
+#define NARROW(name)                                                                           \
+    static void narrow_##name##_neon(void *y, const float *x, int n)                           \
+    {                                                                                          \
+        uint16_t *to = y;                                                                      \
+        int i = 0;                                                                             \
+        for (; i + 4 <= n; i += 4)                                                             \
+            vst1_u16(to + i, to_##name(load_f32(x + i)));                                      \
+        if (i < n) {                                                                           \
+            uint16_t copy[4];                                                                  \
+            vst1_u16(copy, to_##name(part_f32(x + i, n - i)));                                 \
+            memcpy(to + i, copy, (size_t)(n - i) * sizeof *to);                                \
+        }                                                                                      \
+    }
+NARROW(f16) NARROW(bf16)
+
+/* === Positions ================================================================================ */
+
+static void rope_halves_neon(float *y, const float *cos, const float *sin, int n_heads, int d,
+                             int half)
+{
+    for (int h = 0; h < n_heads; h++, y += d)
+        for (int i = 0; i < half; i += 4) {
+            int left = half - i;
+            float32x4_t a = part_f32(y + i, left), b = part_f32(y + half + i, left);
+            float32x4_t c = part_f32(cos + i, left), s = part_f32(sin + i, left);
+            store(y + i, left, vfmsq_f32(vmulq_f32(a, c), b, s));
+            store(y + half + i, left, vfmaq_f32(vmulq_f32(b, c), a, s));
+        }
+}
+
+/* Two pairs a b: each times its cosine, minus and plus its neighbour times the sine. */
+static void rope_pairs_neon(float *y, const float *cos, const float *sin, int n_heads, int d,
+                            int half)
+{
+    const float minus[4] = { -1, 1, -1, 1 };
+    float32x4_t sign = vld1q_f32(minus);
+    for (int h = 0; h < n_heads; h++, y += d)
+        for (int i = 0; i < half; i += 2) {
+            int left = half - i < 2 ? half - i : 2;
+            float32x4_t v = part_f32(y + 2 * i, 2 * left);
+            float32x4_t c = part_f32(cos + i, left), s = part_f32(sin + i, left);
+            c = vzip1q_f32(c, c);
+            s = vmulq_f32(vzip1q_f32(s, s), sign);
+            store(y + 2 * i, 2 * left, vfmaq_f32(vmulq_f32(v, c), vrev64q_f32(v), s));
+        }
+}
+
+/* === Transposition ============================================================================ */
+
+/* m rows of n numbers, both at most 4. */
+INLINE void transpose_block(float *to, int ldt, const float *from, int ldf, int m, int n, float s)
+{
+    float32x4_t v[4];
+    UNROLL
+    for (int i = 0; i < 4; i++)
+        v[i] = i < m ? vmulq_n_f32(part_f32(from + (size_t)i * ldf, n), s) : vdupq_n_f32(0);
+    float32x4x2_t ab = vtrnq_f32(v[0], v[1]), cd = vtrnq_f32(v[2], v[3]);
+    v[0] = vcombine_f32(vget_low_f32(ab.val[0]), vget_low_f32(cd.val[0]));
+    v[1] = vcombine_f32(vget_low_f32(ab.val[1]), vget_low_f32(cd.val[1]));
+    v[2] = vcombine_f32(vget_high_f32(ab.val[0]), vget_high_f32(cd.val[0]));
+    v[3] = vcombine_f32(vget_high_f32(ab.val[1]), vget_high_f32(cd.val[1]));
+    UNROLL
+    for (int j = 0; j < 4; j++)
+        if (j < n) store(to + (size_t)j * ldt, m, v[j]);
+}
+
+static void transpose_neon(float *to, int ldt, const float *from, int ldf, int m, int n, float s)
+{
+    for (int i = 0; i < m; i += 4)
+        for (int j = 0; j < n; j += 4)
+            transpose_block(to + (size_t)j * ldt + i, ldt, from + (size_t)i * ldf + j, ldf,
+                            min(m - i, 4), min(n - j, 4), s);
+}
+
 void vector_neon(Kernels *k)
 {
     k->dot = dot_neon;
@@ -262,4 +371,10 @@ void vector_neon(Kernels *k)
     k->cvt[F32] = cvt_f32_neon;
     k->cvt[F16] = cvt_f16_neon;
     k->cvt[BF16] = cvt_bf16_neon;
+    k->narrow[F32] = narrow_f32_neon;
+    k->narrow[F16] = narrow_f16_neon;
+    k->narrow[BF16] = narrow_bf16_neon;
+    k->rope[ROPE_HALVES] = rope_halves_neon;
+    k->rope[ROPE_PAIRS] = rope_pairs_neon;
+    k->transpose = transpose_neon;
 }

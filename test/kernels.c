@@ -170,21 +170,29 @@ static void test_elementwise(int which)
 
 static void test_mix(int type)
 {
-    int n = size(200), d = size(200), ldv = d + below(5);
-    snprintf(shape, sizeof shape, "n %d d %d ldv %d", n, d, ldv);
-    float *p = random_floats(n, 1), *y = random_floats(d, 1);
+    int m = size(9), n = size(200), d = size(200), ldv = d + below(5), ldp = n + below(3);
+    int ldy = d + below(4);
+    snprintf(shape, sizeof shape, "m %d n %d d %d ldv %d ldp %d ldy %d", m, n, d, ldv, ldp, ldy);
+    float *p = random_rows(m, n, ldp, 1), *y = random_rows(m, d, ldy, 1);
+    float *before = floats((size_t)m * ldy), *one = floats(d);
     void *V = random_weights(type, n, d, ldv);
-    float *before = floats(d);
-    memcpy(before, y, d * sizeof *y);
-    kernel.mix[type](y, p, V, ldv, n, d);
-    for (int c = 0; c < d; c++) {
-        double sum = before[c], abs = fabs(sum);
-        for (int j = 0; j < n; j++) {
-            double t = (double)p[j] * weight_at(V, type, (size_t)j * ldv + c);
-            sum += t, abs += fabs(t);
+    memcpy(before, y, (size_t)m * ldy * sizeof *y);
+    kernel.mix[type](y, ldy, p, ldp, V, ldv, m, n, d);
+    for (int i = 0; i < m; i++)
+        for (int c = 0; c < d; c++) {
+            double sum = before[(size_t)i * ldy + c], abs = fabs(sum);
+            for (int j = 0; j < n; j++) {
+                double t = (double)p[(size_t)i * ldp + j] * weight_at(V, type, (size_t)j * ldv + c);
+                sum += t, abs += fabs(t);
+            }
+            near((long)i * d + c, y[(size_t)i * ldy + c], sum, gamma_n(n + 2) * abs + TINY);
         }
-        near(c, y[c], sum, gamma_n(n + 2) * abs + TINY);
-    }
+    check_gaps(y, m, d, ldy);
+    int i = below(m);                           /* a row is the same alone */
+    memcpy(one, before + (size_t)i * ldy, d * sizeof *one);
+    kernel.mix[type](one, d, p + (size_t)i * ldp, ldp, V, ldv, 1, n, d);
+    for (int c = 0; c < d; c++)
+        equal((long)i * d + c, y[(size_t)i * ldy + c], one[c]);
 }
 
 static void test_max(int unused)
@@ -381,6 +389,114 @@ static void test_rope(int kind)
     }
 }
 
+/* === Attention, step by step ================================================================== */
+
+static void test_transpose(int unused)
+{
+    (void)unused;
+    int m = size(70), n = size(140), ldf = n + below(4), ldt = m + below(4);
+    float s = below(2) ? 1 : uniform();
+    snprintf(shape, sizeof shape, "m %d n %d ldf %d ldt %d", m, n, ldf, ldt);
+    float *from = random_rows(m, n, ldf, 1), *to = floats((size_t)n * ldt);
+    kernel.transpose(to, ldt, from, ldf, m, n, s);
+    for (int i = 0; i < m; i++)
+        for (int j = 0; j < n; j++)
+            equal((long)i * n + j, to[(size_t)j * ldt + i], s * from[(size_t)i * ldf + j]);
+    check_gaps(to, n, m, ldt);
+}
+
+/* Lanes that a kernel may touch, and [n, lanes] of which the others stay NaN. */
+static int touched(int n_lanes)
+{
+    return round_up(n_lanes, kernel.lane_step);
+}
+
+static void test_lane_scores(int unused)
+{
+    (void)unused;
+    int l = 1 + below(kernel.lanes), n = size(100), d = size(200), ldk = d + below(4);
+    int lanes = kernel.lanes, all = touched(l);
+    snprintf(shape, sizeof shape, "lanes %d n %d d %d ldk %d", l, n, d, ldk);
+    float *Q = random_rows(d, all, lanes, 1), *K = random_rows(n, d, ldk, 1);
+    float *S = floats((size_t)n * lanes);
+    kernel.lane_scores(S, Q, K, ldk, l, n, d);
+    for (int j = 0; j < n; j++)
+        for (int i = 0; i < l; i++) {
+            double sum = 0, abs = 0;
+            for (int c = 0; c < d; c++) {
+                double t = (double)K[(size_t)j * ldk + c] * Q[(size_t)c * lanes + i];
+                sum += t, abs += fabs(t);
+            }
+            near((long)j * lanes + i, S[(size_t)j * lanes + i], sum, gamma_n(d + 1) * abs + TINY);
+        }
+    check_gaps(S, n, all, lanes);
+}
+
+/* Weights within 2.5 ulp of the power of the difference, which is rounded itself. */
+static void test_lane_soften(int unused)
+{
+    (void)unused;
+    int l = 1 + below(kernel.lanes), n = size(100), lanes = kernel.lanes, all = touched(l);
+    bool masked = below(2);
+    snprintf(shape, sizeof shape, "lanes %d n %d%s", l, n, masked ? " masked" : "");
+    float *S = random_rows(n, all, lanes, below(2) ? 9.0f : 200.0f), *max = random_floats(all, 9);
+    float *before = floats((size_t)n * lanes), *sum = random_floats(all, 1), *shrink = floats(all);
+    float *old_max = floats(all), *old_sum = floats(all);
+    int *seen = take((size_t)all * sizeof *seen, sizeof *seen);
+    for (int i = 0; i < all; i++) {
+        seen[i] = below(n + 4) - 2;
+        if (below(3) == 0) max[i] = -INFINITY, sum[i] = 0;
+        sum[i] = fabsf(sum[i]);
+        for (int j = 0; j < n; j++)
+            if (below(9) == 0 || i % 13 == 5) S[(size_t)j * lanes + i] = -INFINITY;
+    }
+    memcpy(before, S, (size_t)n * lanes * sizeof *S);
+    memcpy(old_max, max, all * sizeof *max);
+    memcpy(old_sum, sum, all * sizeof *sum);
+    kernel.lane_soften(S, max, sum, shrink, masked ? seen : NULL, l, n);
+    for (int i = 0; i < l; i++) {
+        int n_seen = !masked ? n : seen[i] < 0 ? 0 : min(seen[i], n);
+        float m = old_max[i];
+        for (int j = 0; j < n_seen; j++)
+            m = fmaxf(m, before[(size_t)j * lanes + i]);
+        equal(i, max[i], m);
+        m = m == -INFINITY ? 0 : m;
+        double want = exp2((double)(old_max[i] - m)), total = old_sum[i] * want;
+        near(i, shrink[i], want, 2.5 * 2 * U * want + 0x1p-125);
+        for (int j = 0; j < n; j++) {
+            want = j < n_seen ? exp2((double)(before[(size_t)j * lanes + i] - m)) : 0;
+            near((long)j * lanes + i, S[(size_t)j * lanes + i], want,
+                 want > 0 ? 5 * U * want + 0x1p-125 : 0);
+            total += want;
+        }
+        near(i, sum[i], total, gamma_n(n + 8) * total + (n + 1) * 0x1p-125);
+    }
+}
+
+static void test_lane_mix(int unused)
+{
+    (void)unused;
+    int l = 1 + below(kernel.lanes), n = size(100), d = size(200), ldv = d + below(4);
+    int lanes = kernel.lanes, all = touched(l);
+    snprintf(shape, sizeof shape, "lanes %d n %d d %d ldv %d", l, n, d, ldv);
+    float *S = random_rows(n, all, lanes, 1), *V = random_rows(n, d, ldv, 1);
+    float *out = random_rows(d, all, lanes, 1), *before = floats((size_t)d * lanes);
+    float *shrink = random_floats(all, 1);
+    memcpy(before, out, (size_t)d * lanes * sizeof *out);
+    kernel.lane_mix(out, shrink, S, V, ldv, l, n, d);
+    for (int c = 0; c < d; c++)
+        for (int i = 0; i < l; i++) {
+            double sum = (double)before[(size_t)c * lanes + i] * shrink[i], abs = fabs(sum);
+            for (int j = 0; j < n; j++) {
+                double t = (double)V[(size_t)j * ldv + c] * S[(size_t)j * lanes + i];
+                sum += t, abs += fabs(t);
+            }
+            near((long)c * lanes + i, out[(size_t)c * lanes + i], sum,
+                 gamma_n(n + 2) * abs + TINY);
+        }
+    check_gaps(out, d, all, lanes);
+}
+
 /* === Drivers ================================================================================== */
 
 static void test_gemm(int type)
@@ -567,7 +683,9 @@ static const struct {
     { "cvt f16", test_cvt, F16, 1 }, { "cvt bf16", test_cvt, BF16, 1 },
     { "narrow f32", test_narrow, F32, 1 }, { "narrow f16", test_narrow, F16, 1 },
     { "narrow bf16", test_narrow, BF16, 1 }, { "rope halves", test_rope, ROPE_HALVES, 1 },
-    { "rope pairs", test_rope, ROPE_PAIRS, 1 },
+    { "rope pairs", test_rope, ROPE_PAIRS, 1 }, { "transpose", test_transpose, 0, 4 },
+    { "lane_scores", test_lane_scores, 0, 8 }, { "lane_soften", test_lane_soften, 0, 4 },
+    { "lane_mix", test_lane_mix, 0, 8 },
     { "tile bf16", test_tile_bf16, 0, 2 }, { "pack bf16 pairs", test_pack_bf16, 0, 2 },
     { "gemm f32", test_gemm, F32, 8 }, { "gemm f16", test_gemm, F16, 8 },
     { "gemm bf16", test_gemm, BF16, 8 }, { "attention f32", test_attention, F32, 2 },
@@ -714,16 +832,17 @@ static uint64_t digest(void)
     for (int t = 0; t < 24; t++) {
         state = 77 + t;
         int m = t % 2 ? 1 + below(3) : 17 + below(250), n = 1 + below(400), k = 1 + below(900);
-        int d = 24;
+        int d = 24, n_kv = t % 3 ? 300 : 2000, kv_heads = t % 4 ? 3 : 1;
+        DType kv_type = t % 5 ? F32 : F16;
         float *A = random_floats((size_t)m * k, 1), *C = random_floats((size_t)m * n, 1);
         void *W = random_weights(t % 3, n, k, k);
         gemm(C, n, A, k, W, t % 3, m, n, k, m, (Epilogue){ .act = SILU, .add = t % 4 == 0 });
         h = hash_floats(h, C, (size_t)m * n);
         Attention a = { .out = C, .q = random_floats((size_t)m * 3 * d, 1),
-                        .k = random_floats((size_t)300 * 3 * d, 1),
-                        .v = random_floats((size_t)300 * 3 * d, 1), .n_items = 1, .n_q = m,
-                        .n_kv = 300, .n_heads = 3, .n_kv_heads = 3, .head_dim = d, .scale = 0.3f,
-                        .causal = t & 1 };
+                        .k = random_weights(kv_type, n_kv, kv_heads * d, kv_heads * d),
+                        .v = random_weights(kv_type, n_kv, kv_heads * d, kv_heads * d),
+                        .kv_type = kv_type, .n_items = 1, .n_q = m, .n_kv = n_kv, .n_heads = 3,
+                        .n_kv_heads = kv_heads, .head_dim = d, .scale = 0.3f, .causal = t & 1 };
         a.out = floats((size_t)m * 3 * d);
         attention_heads(&a);
         h = hash_floats(h, a.out, (size_t)m * 3 * d);
