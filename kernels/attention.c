@@ -331,7 +331,7 @@ static void few_task(void *ctx, int task, int worker)
                                    job->row, rows, min(NEXT_KEYS, n - j), hd);
 }
 
-/* Row and head r of an item: out = sum of e^(m_c - m) O_c / sum of e^(m_c - m) s_c over chunks c. */
+/* Row and head r: out = sum of e^(m_c - m) O_c / sum of e^(m_c - m) s_c over chunks c. */
 static void combine(const Job *job, int item, int r, float *weights)
 {
     const Attention *a = job->a;
