@@ -77,6 +77,12 @@ static int by_content(const void *x, const void *y)
     return order ? order : (a->token > b->token) - (a->token < b->token);
 }
 
+void matcher_sort(Matcher *m)
+{
+    for (int i = 0; i < m->n; i++) m->first[(uint8_t)m->pattern[i].pattern.s[0]] = true;
+    qsort(m->pattern, (size_t)m->n, sizeof *m->pattern, by_content);
+}
+
 /* Also sets what each token decodes to: the normalised content, in the reference. */
 static void compile(Tokenizer *t, Matcher *m, bool normalized)
 {
@@ -92,9 +98,8 @@ static void compile(Tokenizer *t, Matcher *m, bool normalized)
         t->added[i].shown = s;
         if (s.n == 0) continue;
         m->pattern[m->n++] = (Pattern){ s, i };
-        m->first[(uint8_t)s.s[0]] = true;
     }
-    qsort(m->pattern, (size_t)m->n, sizeof *m->pattern, by_content);
+    matcher_sort(m);
 }
 
 void added_compile(Tokenizer *t)
@@ -121,10 +126,10 @@ static void narrow(const Matcher *m, int *lo, int *hi, size_t depth, uint8_t b)
     *hi = a;
 }
 
-/* The longest pattern that s begins with, or NULL. */
-static const Pattern *longest(const Matcher *m, const char *s, size_t n)
+const Pattern *matcher_longest(const Matcher *m, const char *s, size_t n)
 {
     const Pattern *found = NULL;
+    if (n == 0 || !m->first[(uint8_t)*s]) return NULL;
     int lo = 0, hi = m->n;
     for (size_t i = 0; i < n && lo < hi; i++) {
         narrow(m, &lo, &hi, i, (uint8_t)s[i]);
@@ -170,8 +175,9 @@ void added_split(const Tokenizer *t, const Matcher *m, Str s, Run run, SegmentFn
                  IdList *out)
 {
     size_t done = 0, at = 0;
+    Run part = run;
     while (m->n && at < s.n) {
-        const Pattern *p = m->first[(uint8_t)s.s[at]] ? longest(m, s.s + at, s.n - at) : NULL;
+        const Pattern *p = matcher_longest(m, s.s + at, s.n - at);
         if (!p) { at++; continue; }
         const AddedToken *a = &t->added[p->token];
         size_t begin = at, end = at + p->pattern.n;
@@ -180,11 +186,12 @@ void added_split(const Tokenizer *t, const Matcher *m, Str s, Run run, SegmentFn
         if (a->single_word && (word_before(t, s, begin) || word_after(t, s, end))) continue;
         if (a->lstrip && begin > done) begin = spaces_before(t, s, done, begin);
         if (a->rstrip) end = spaces_after(t, s, end);
-        if (done < begin) segment(t, (Str){ s.s + done, begin - done }, run, out);
+        if (done < begin) segment(t, (Str){ s.s + done, begin - done }, part, out);
         ids_add(out, a->id);
         done = end;
+        part.first = false;
     }
-    if (done < s.n) segment(t, (Str){ s.s + done, s.n - done }, run, out);
+    if (done < s.n) segment(t, (Str){ s.s + done, s.n - done }, part, out);
 }
 
 /* === Texts of which parts are raw ============================================================= */

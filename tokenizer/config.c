@@ -253,8 +253,8 @@ static void bert_steps(Tokenizer *t, const Dir *d)
     t->dec[0] = (DecStep){ .kind = DEC_WORDPIECE, .what = STR("##"), .cleanup = true };
     t->model.prefix = STR("##");
     t->model.max_chars = 100;
-    t->model.unk = named_content(d, TOK_UNK);
-    t->model.unk_id = id_or_die(t, t->model.unk);
+    id_or_die(t, named_content(d, TOK_UNK));
+    set_unk(t, named_content(d, TOK_UNK));
 }
 
 static void clip_steps(Tokenizer *t, const Dir *d)
@@ -268,8 +268,8 @@ static void clip_steps(Tokenizer *t, const Dir *d)
     t->pre[1] = (PreStep){ .kind = PRE_BYTES, .split = true };
     t->n_dec = 1;
     t->dec[0] = (DecStep){ .kind = DEC_BYTES };
-    t->model.unk = named_content(d, TOK_UNK);
-    t->model.unk_id = id_or_die(t, t->model.unk);
+    id_or_die(t, named_content(d, TOK_UNK));
+    set_unk(t, named_content(d, TOK_UNK));
 }
 
 /* CLIPTokenizer cleans up after the decoder; without it every word would end in "</w>". */
@@ -349,7 +349,6 @@ static void read_merges(Tokenizer *t, const char *name, const char *text, size_t
             die(EXIT_FILE, "%s: line %d merges \"%s\", but vocab.json lacks a piece or the result",
                 name, at, quoted_n(line.s, line.n));
     }
-    bpe_finish(t);
 }
 
 static Tokenizer *load_vocab_json(Dir *d, Json vocab)
@@ -414,6 +413,7 @@ Tokenizer *tok_load(const char *dir)
 {
     Dir d = read_dir(dir);
     Tokenizer *t = load_file(&d);
+    model_done(t);
     bool bert = d.class == CLASS_BERT && t->kind == MODEL_WORDPIECE;
     bool clip = d.class == CLASS_CLIP && t->kind == MODEL_BPE;
     if (!bert && !clip) d.class = CLASS_PLAIN;

@@ -173,12 +173,20 @@ static Str trim(const Tokenizer *t, Str s)
     return (Str){ p, (size_t)(end - p) };
 }
 
+/* Marks become spaces, but in the first piece they go. */
+static void decode_metaspace(Pieces *p, const DecStep *step)
+{
+    for (size_t i = 0; i < p->n; i++)
+        p->s[i] = replaced(p->s[i], step->what, i || !step->prepend ? STR(" ") : STR(""));
+}
+
 static void decode_step(const Tokenizer *t, const DecStep *step, Pieces *p)
 {
     switch (step->kind) {
     case DEC_WORDPIECE: decode_wordpiece(p, step); break;
     case DEC_BYTES:     decode_bytes(p); break;
     case DEC_BPE:       decode_bpe(p, step); break;
+    case DEC_METASPACE: decode_metaspace(p, step); break;
     case DEC_BYTE_FALLBACK: decode_byte_fallback(p); break;
     case DEC_FUSE:
         p->s[0] = fused(p);

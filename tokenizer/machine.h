@@ -31,6 +31,7 @@ typedef struct { char *s; size_t n, cap; } Text;
 /* Ids that grow, in scratch. */
 typedef struct { int *id; size_t n, cap; } IdList;
 
+#define SPACE_MARK STR("\342\226\201")               /* U+2581, a space in SentencePiece's pieces */
 #define STR(literal) ((Str){ literal, sizeof literal - 1 })
 static inline bool str_eq(Str a, Str b)
 {
@@ -86,8 +87,9 @@ void vocab_init(Vocab *v, int n_pieces);             /* as many are about to com
 void vocab_put(Vocab *v, const char *name, Str piece, int id);
 Piece *vocab_get(const Vocab *v, Str piece);         /* NULL: not there */
 int    vocab_find(const Vocab *v, Str piece);        /* its id; -1: not there */
-/* The id of the piece a + b, whose hash is known. */
-int    vocab_find_hash(const Vocab *v, uint32_t hash, Str a, Str b);
+int    piece_of(const Vocab *v, Str piece);          /* its index; -1: not there */
+/* The piece a + b, whose hash is known. */
+Piece *vocab_get_hash(const Vocab *v, uint32_t hash, Str a, Str b);
 
 /* === The steps ================================================================================ */
 
@@ -104,22 +106,28 @@ typedef struct {
 } NormStep;
 
 typedef enum {
-    PRE_BERT, PRE_SPACES, PRE_WORDS, PRE_PUNCT, PRE_BYTES, PRE_CLIP
+    PRE_BERT, PRE_SPACES, PRE_WORDS, PRE_PUNCT, PRE_BYTES, PRE_CLIP, PRE_QWEN, PRE_METASPACE
 } PreKind;
+typedef enum { PREPEND_NEVER, PREPEND_FIRST, PREPEND_ALWAYS } Prepend;
 
 typedef struct {
     PreKind kind;
     bool    prefix_space, split;                     /* BYTES: add_prefix_space, use_regex */
+    int     digits;                                  /* QWEN: how many make a word at most */
+    Str     mark;                                    /* METASPACE: what stands for a space; split */
+    Prepend prepend;
     bool    specials;                                /* CLIP: the pattern names the two specials */
 } PreStep;
 
 typedef enum {
-    DEC_WORDPIECE, DEC_BYTES, DEC_BPE, DEC_REPLACE, DEC_FUSE, DEC_STRIP, DEC_BYTE_FALLBACK, DEC_TRIM
+    DEC_WORDPIECE, DEC_BYTES, DEC_BPE, DEC_REPLACE, DEC_FUSE, DEC_STRIP, DEC_BYTE_FALLBACK,
+    DEC_METASPACE, DEC_TRIM
 } DecKind;
 
 typedef struct {
     DecKind kind;
     bool    cleanup;                                 /* WORDPIECE */
+    bool    prepend;                                 /* METASPACE: the first piece has no space */
     Str     what, by;                                /* prefix, suffix, pattern, character */
     int     start, stop;                             /* STRIP */
 } DecStep;
@@ -142,21 +150,28 @@ typedef struct { Pattern *pattern; int n; bool first[256]; } Matcher;
 
 /* === The models =============================================================================== */
 
-typedef struct { uint64_t pair; int rank, id; } Merge;       /* pair: left id << 32 | right id */
-typedef struct BpeCache BpeCache;
+/* One of the merges that give a piece: lengths of the two parts; next: 1 + index of another. */
+typedef struct { const char *right; uint32_t n_left, n_right; int rank; uint32_t next; } Merge;
+typedef struct BpePairs BpePairs;
+typedef struct WordCache WordCache;
 
 typedef struct {
     Str    unk, prefix, suffix;
-    int    unk_id;                                   /* -1: none */
+    int    unk_id, unk_piece;                        /* -1: none */
+    int    n_pieces;                                 /* the first of the vocabulary; added tokens
+                                                      * that come later are none of the model's */
     int    max_chars;                                /* WordPiece */
     bool   fuse_unk, byte_fallback, ignore_merges;   /* BPE */
     Merge    *merge;                                 /* [n_merges], all pairs different */
     int       n_merges;
-    uint32_t *merge_slot;                            /* open addressing: 1 + index; 0: free */
-    uint32_t  merge_mask;
+    uint32_t *first_merge;                           /* [n_pieces] 1 + index; 0: none */
+    int      *rank;                                  /* [n_pieces] merging by piece; -1: never */
+    Matcher   user;                                  /* by piece: pieces that stand as they are */
+    bool      cut;                                   /* U+2581 always begins a word of its own */
     int       guess;                                 /* where the next merge's piece may be */
-    int       byte_id[256];                          /* of <0x00> .. <0xFF>; -1: not there */
-    BpeCache *cache;
+    int       byte_piece[256];                       /* of <0x00> .. <0xFF>; -1: not there */
+    BpePairs *pairs;
+    WordCache *cache;
 } Model;
 
 typedef enum { MODEL_WORDPIECE, MODEL_BPE } ModelKind;
@@ -179,6 +194,10 @@ struct Tokenizer {
     bool            split_special;                   /* TOK_RAW always */
 };
 
+/* tokenizer.c */
+void set_unk(Tokenizer *t, Str unk);                 /* the model's unknown piece; empty: none */
+void model_done(Tokenizer *t);                       /* its vocabulary is complete */
+
 /* === Functions ================================================================================ */
 
 /* parse.c: tokenizer.json, part by part and in this order. */
@@ -200,10 +219,14 @@ void added_compile(Tokenizer *t);                    /* after the last one: make
 /* Texts of n parts with a noncharacter put into every special token that a raw part touches, so
  * that it is found no more; *guard: the character, to be taken out again. 0: none was needed. */
 Text added_guard(const Tokenizer *t, const TokPart *part, int n, uint32_t *guard);
-/* What one call of encode is to do. guard: of added_guard, or 0. */
-typedef struct { bool raw; uint32_t guard; } Run;
+/* What one call of encode is to do. first: the segment begins where the text does. guard: of
+ * added_guard, or 0. */
+typedef struct { bool raw, first; uint32_t guard; } Run;
 /* Cuts s at the tokens of m. Calls segment for what is between, ids_add for the tokens. */
 typedef void SegmentFn(const Tokenizer *t, Str s, Run run, IdList *out);
+/* The longest pattern that s begins with, or NULL. */
+const Pattern *matcher_longest(const Matcher *m, const char *s, size_t n);
+void matcher_sort(Matcher *m);                       /* when all patterns are there */
 void added_split(const Tokenizer *t, const Matcher *m, Str s, Run run, SegmentFn *segment,
                  IdList *out);
 
@@ -212,7 +235,8 @@ Str normalize(const Tokenizer *t, Str s);
 
 /* pretok.c: the words of a text. They point into s or into scratch. */
 typedef struct { Str *word; size_t n, cap; } Words;
-Words pre_tokenize(const Tokenizer *t, Str s);
+Words pre_tokenize(const Tokenizer *t, Str s, bool first);    /* first: s begins the text */
+Words cut_at_marks(const Words *in);                 /* so that each run of U+2581 begins a word */
 int   byte_char(int byte);                           /* GPT-2's printable character for a byte */
 int   char_byte(uint32_t c);                         /* and back; -1: none */
 
@@ -220,7 +244,7 @@ int   char_byte(uint32_t c);                         /* and back; -1: none */
 void wordpiece(const Tokenizer *t, Str word, IdList *out);
 void bpe(const Tokenizer *t, Str word, IdList *out);
 void bpe_init(Tokenizer *t, int n_merges);
-/* A merge of rank `rank`; false if a piece is not in the vocabulary. */
+/* A merge of rank `rank`; false if the result is not in the vocabulary. right must stay. */
 bool bpe_merge(Tokenizer *t, Str left, Str right, int rank);
 void bpe_finish(Tokenizer *t);                       /* after the last merge */
 

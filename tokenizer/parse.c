@@ -25,6 +25,14 @@ static const char CLIP_PATTERN[] =
     "'s|'t|'re|'ve|'m|'ll|'d|[\\p{L}]+|[\\p{N}]|[^\\s\\p{L}\\p{N}]+";
 enum { CLIP_SPECIALS = sizeof "<\\|startoftext\\|>|<\\|endoftext\\|>|" - 1 };
 
+/* Qwen's and Qwen 2's; GPT-4's differs in the digits. */
+static const char QWEN_PATTERN[] =
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|"
+    "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+static const char GPT4_PATTERN[] =
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}|"
+    " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+
 /* === Reading values =========================================================================== */
 
 static Str string_need(Json object, const char *key)
@@ -147,13 +155,46 @@ static NormStep parse_norm(Json j)
 
 static PreStep parse_split(Json j)
 {
-    bool regex, specials = true;
-    Str p = pattern_need(j, &regex);
-    if (!equals(p, CLIP_PATTERN)) specials = false;
-    if (!regex || (!specials && !equals(p, CLIP_PATTERN + CLIP_SPECIALS))) unknown_pattern(j, p);
-    if (!equals(string_need(j, "behavior"), "Removed") || !json_bool(j, "invert", false))
+    bool regex, invert = json_bool(j, "invert", false);
+    Str p = pattern_need(j, &regex), behavior;
+    bool qwen = equals(p, QWEN_PATTERN), gpt4 = equals(p, GPT4_PATTERN);
+    bool specials = equals(p, CLIP_PATTERN), clip = equals(p, CLIP_PATTERN + CLIP_SPECIALS);
+    if (!regex || !(qwen || gpt4 || clip || specials)) unknown_pattern(j, p);
+    behavior = string_need(j, "behavior");
+    if (qwen || gpt4) {                      /* these match every character */
+        if (!equals(behavior, "Isolated") && !(equals(behavior, "Removed") && invert))
+            json_error(j, "has a behavior that mm does not know with its pattern; it knows"
+                       " \"Isolated\"");
+        return (PreStep){ .kind = PRE_QWEN, .digits = gpt4 ? 3 : 1 };
+    }
+    if (!equals(behavior, "Removed") || !invert)
         json_error(j, "has CLIP's pattern, but is not \"Removed\" with invert, which mm knows");
     return (PreStep){ .kind = PRE_CLIP, .specials = specials };
+}
+
+/* In older files add_prefix_space says what prepend_scheme says in newer ones. */
+static Prepend prepend_scheme(Json j)
+{
+    const char *scheme = json_str(j, "prepend_scheme", NULL);
+    if (!scheme) return json_bool(j, "add_prefix_space", true) ? PREPEND_ALWAYS : PREPEND_NEVER;
+    if (strcmp(scheme, "always") == 0) return PREPEND_ALWAYS;
+    if (strcmp(scheme, "first") == 0)  return PREPEND_FIRST;
+    if (strcmp(scheme, "never") != 0)
+        json_error(j, "has prepend_scheme \"%s\", expected \"always\", \"first\" or \"never\"",
+                   quoted(scheme));
+    return PREPEND_NEVER;
+}
+
+/* What stands for a space: one character. */
+static Str mark_need(Json j)
+{
+    Str mark = string_need(j, "replacement");
+    const char *end = mark.s;
+    if (mark.n) utf8_next(&end);
+    if (mark.n == 0 || end != mark.s + mark.n)
+        json_error(j, "has the replacement \"%s\", expected one character",
+                   quoted_n(mark.s, mark.n));
+    return mark;
 }
 
 static PreStep parse_pre(Json j)
@@ -163,6 +204,9 @@ static PreStep parse_pre(Json j)
     if (equals(type, "WhitespaceSplit"))  return (PreStep){ .kind = PRE_SPACES };
     if (equals(type, "Whitespace"))       return (PreStep){ .kind = PRE_WORDS };
     if (equals(type, "Split"))            return parse_split(j);
+    if (equals(type, "Metaspace"))
+        return (PreStep){ .kind = PRE_METASPACE, .mark = mark_need(j),
+                          .prepend = prepend_scheme(j), .split = json_bool(j, "split", true) };
     if (equals(type, "Punctuation")) {
         if (strcmp(json_str(j, "behavior", "Isolated"), "Isolated") != 0)
             json_error(j, "has a behavior that mm does not know; it knows \"Isolated\"");
@@ -172,7 +216,7 @@ static PreStep parse_pre(Json j)
         return (PreStep){ .kind = PRE_BYTES, .prefix_space = json_bool(j, "add_prefix_space", true),
                           .split = json_bool(j, "use_regex", true) };
     unknown(j, "pre_tokenizer", type,
-            "BertPreTokenizer, ByteLevel, Punctuation, Sequence, Split, Whitespace, "
+            "BertPreTokenizer, ByteLevel, Metaspace, Punctuation, Sequence, Split, Whitespace, "
             "WhitespaceSplit");
 }
 
@@ -183,6 +227,9 @@ static DecStep parse_dec(Json j)
     if (equals(type, "ByteLevel"))    return (DecStep){ .kind = DEC_BYTES };
     if (equals(type, "Fuse"))         return (DecStep){ .kind = DEC_FUSE };
     if (equals(type, "ByteFallback")) return (DecStep){ .kind = DEC_BYTE_FALLBACK };
+    if (equals(type, "Metaspace"))
+        return (DecStep){ .kind = DEC_METASPACE, .what = mark_need(j),
+                          .prepend = prepend_scheme(j) != PREPEND_NEVER };
     if (equals(type, "WordPiece"))
         return (DecStep){ .kind = DEC_WORDPIECE, .what = string_need(j, "prefix"),
                           .cleanup = json_bool(j, "cleanup", true) };
@@ -201,7 +248,8 @@ static DecStep parse_dec(Json j)
         return (DecStep){ .kind = DEC_REPLACE, .what = what, .by = string_need(j, "content") };
     }
     unknown(j, "decoder", type,
-            "BPEDecoder, ByteFallback, ByteLevel, Fuse, Replace, Sequence, Strip, WordPiece");
+            "BPEDecoder, ByteFallback, ByteLevel, Fuse, Metaspace, Replace, Sequence, Strip, "
+            "WordPiece");
 }
 
 void parse_steps(Tokenizer *t, Json root)
@@ -260,7 +308,7 @@ static void parse_merge(Tokenizer *t, Json j, int rank)
     if (!a.s || !b.s || (both.s && memchr(b.s, ' ', b.n)))
         json_error(j, "is not a merge, expected \"left right\" or [\"left\", \"right\"]");
     if (!bpe_merge(t, a, b, rank))
-        json_error(j, "merges \"%s\" and \"%s\", but the vocabulary lacks one or the result",
+        json_error(j, "merges \"%s\" and \"%s\", but the vocabulary lacks the result",
                    quoted_n(a.s, a.n), quoted_n(b.s, b.n));
 }
 
@@ -281,7 +329,6 @@ static void parse_bpe(Tokenizer *t, Json model)
     bpe_init(t, json_len(merges));
     int rank = 0;
     for (Json j = json_first(merges); j.node; j = json_next(j)) parse_merge(t, j, rank++);
-    bpe_finish(t);
 }
 
 static bool model_is(Json model, const char *type, const char *key)
@@ -307,8 +354,7 @@ void parse_model(Tokenizer *t, Json root)
     } else {
         parse_bpe(t, model);
     }
-    t->model.unk = pieces ? string_need(model, "unk_token") : string_or_empty(model, "unk_token");
-    t->model.unk_id = vocab_find(&t->vocab, t->model.unk);
+    set_unk(t, pieces ? string_need(model, "unk_token") : string_or_empty(model, "unk_token"));
     if ((pieces || t->model.unk.n) && t->model.unk_id < 0)
         json_error(model, "has the unk_token \"%s\", which is not in its vocab",
                    quoted_n(t->model.unk.s, t->model.unk.n));
@@ -430,7 +476,7 @@ Tokenizer *tok_new(const char *name)
     Tokenizer *t = keep_bytes(sizeof *t);
     t->name = keep_string("%s", quoted(name));           /* for messages alone */
     t->cls = unicode_classes();
-    t->model.unk_id = -1;
+    t->model.unk_id = t->model.unk_piece = -1;
     for (int i = 0; i < TOK_N_NAMES; i++) t->named[i] = -1;
     return t;
 }
@@ -441,6 +487,7 @@ Tokenizer *tok_parse(const char *name, const char *json, size_t n)
     if (n > MAX_FILE) die(EXIT_FILE, "%s: has %zu bytes, expected at most %zu", name, n, MAX_FILE);
     Json root = json_parse(name, json, n, 64, EXIT_FILE);
     parse_model(t, root);
+    model_done(t);
     parse_steps(t, root);
     parse_added(t, root);
     parse_post(t, root);

@@ -8,6 +8,9 @@
  *   Whitespace         \w+|[^\w\s]+
  *   ByteLevel          's|'t|'re|'ve|'m|'ll|'d| ?L+| ?N+| ?O+|\s+(?!\S)|\s+, then every byte
  *                      becomes a printable character (GPT-2's encoder.py)
+ *   Split (Qwen, GPT-4)  contractions in any case | [^\r\nLN]?L+ | N | ?O+[\r\n]* | \s*[\r\n]+ |
+ *                      \s+(?!\S) | \s+
+ *   Metaspace          spaces become U+2581, which begins a word
  *   Split (CLIP)       's|'t|'re|'ve|'m|'ll|'d|L+|N|O+, what does not match is dropped
  *
  * Easy to get wrong:
@@ -104,6 +107,16 @@ static size_t contraction(const char *p, const char *end)
     return three ? 3 : 0;
 }
 
+/* Of a run of spaces from p to e the last one leads the next word, if there is one, but a single
+ * space that does not is a word of its own: \s+(?!\S)|\s+ */
+static const char *without_last(const char *p, const char *e, const char *end)
+{
+    const char *last = e;
+    if (e == end) return e;
+    do last--; while ((*last & 0xC0) == 0x80);
+    return last == p ? e : last;
+}
+
 static const char *gpt2_word(const Tokenizer *t, const char *p, const char *end)
 {
     const char *next, *word = p;
@@ -112,11 +125,52 @@ static const char *gpt2_word(const Tokenizer *t, const char *p, const char *end)
     if (*p == ' ' && p + 1 < end && kind_at(t, p + 1, &next) != U_SPACE) word = p + 1;
     int kind = kind_at(t, word, &next);
     if (kind != U_SPACE) return run(t, word, end, kind);
-    const char *e = run(t, p, end, U_SPACE);
-    if (e == end) return e;
-    const char *last = e;                    /* the last space of the run leads the next word */
-    do last--; while ((*last & 0xC0) == 0x80);
-    return last == p ? e : last;
+    return without_last(p, run(t, p, end, U_SPACE), end);
+}
+
+/* As contraction, in capitals too; the long s, U+017F, is one as well. */
+static size_t any_contraction(const char *p, const char *end)
+{
+    char low[3] = { 0 };
+    if (*p != '\'' || end - p < 2) return 0;
+    if (end - p >= 3 && memcmp(p + 1, "\xC5\xBF", 2) == 0) return 3;
+    for (int i = 0; i < 3 && p + i < end; i++) low[i] = p[i] >= 'A' && p[i] <= 'Z' ? p[i] + 32 : p[i];
+    return contraction(low, low + (end - p < 3 ? end - p : 3));
+}
+
+/* The end of a word of Qwen's pattern, which is GPT-4's but for the number of digits. */
+static const char *qwen_word(const Tokenizer *t, const char *p, const char *end, int digits)
+{
+    const char *next, *after, *word = p;
+    size_t n = any_contraction(p, end);
+    if (n) return p + n;
+    int kind = kind_at(t, p, &next);
+    if (kind == U_LETTER) return run(t, p, end, U_LETTER);
+    bool newline = *p == '\r' || *p == '\n';
+    if (kind != U_NUMBER && !newline && next < end && kind_at(t, next, &after) == U_LETTER)
+        return run(t, next, end, U_LETTER);
+    if (kind == U_NUMBER) {
+        while (--digits > 0 && next < end && kind_at(t, next, &after) == U_NUMBER) next = after;
+        return next;
+    }
+    if (*p == ' ' && next < end && kind_at(t, next, &after) == 0) word = next;
+    if (kind_at(t, word, &after) == 0) {
+        p = run(t, word, end, 0);
+        while (p < end && (*p == '\r' || *p == '\n')) p++;
+        return p;
+    }
+    const char *e = run(t, p, end, U_SPACE), *line = e;
+    while (line > p && line[-1] != '\r' && line[-1] != '\n') line--;
+    return line > p ? line : without_last(p, e, end);
+}
+
+static void split_qwen(const Tokenizer *t, Str s, int digits, Words *out)
+{
+    const char *p = s.s, *end = s.s + s.n, *next;
+    for (; p < end; p = next) {
+        next = qwen_word(t, p, end, digits);
+        add_word(out, p, next);
+    }
 }
 
 static size_t clip_special(const char *p, const char *end)
@@ -197,9 +251,45 @@ static Words byte_level(const Tokenizer *t, const Words *in, const PreStep *step
     return out;
 }
 
+/* === Metaspace ================================================================================ */
+
+Words cut_at_marks(const Words *in)
+{
+    Words out = {0};
+    for (size_t i = 0; i < in->n; i++) {
+        Str mark = SPACE_MARK, s = in->word[i];
+        const char *p = s.s, *end = s.s + s.n, *start = p;
+        while ((p = memmem(p, (size_t)(end - p), mark.s, mark.n))) {
+            add_word(&out, start, p);
+            start = p;
+            while ((size_t)(end - p) >= mark.n && memcmp(p, mark.s, mark.n) == 0) p += mark.n;
+        }
+        add_word(&out, start, end);
+    }
+    return out;
+}
+
+/* Spaces become marks, one may come in front, and each then begins a word. */
+static void metaspace(Str s, const PreStep *step, bool first, Words *out)
+{
+    Text marked = {0};
+    Str mark = step->mark;
+    bool wanted = step->prepend == PREPEND_ALWAYS || (step->prepend == PREPEND_FIRST && first);
+    bool there = s.s[0] == ' ' || (s.n >= mark.n && memcmp(s.s, mark.s, mark.n) == 0);
+    if (wanted && !there) text_add(&marked, mark.s, mark.n);
+    text_replace(&marked, s, STR(" "), mark);
+    const char *start = marked.s, *end = marked.s + marked.n, *p = start;
+    while (step->split && (p = memmem(p, (size_t)(end - p), mark.s, mark.n))) {
+        add_word(out, start, p);
+        start = p;
+        p += mark.n;
+    }
+    add_word(out, start, end);
+}
+
 /* === All of them ============================================================================== */
 
-Words pre_tokenize(const Tokenizer *t, Str s)
+Words pre_tokenize(const Tokenizer *t, Str s, bool first)
 {
     Words in = {0};
     add_word(&in, s.s, s.s + s.n);
@@ -214,6 +304,10 @@ Words pre_tokenize(const Tokenizer *t, Str s)
             case PRE_SPACES: split_spaces(t, in.word[k], &out); break;
             case PRE_WORDS:  split_words(t, in.word[k], &out); break;
             case PRE_CLIP:   split_clip(t, in.word[k], step->specials, &out); break;
+            case PRE_QWEN:   split_qwen(t, in.word[k], step->digits, &out); break;
+            case PRE_METASPACE:
+                metaspace(in.word[k], step, first && in.word[k].s == s.s, &out);
+                break;
             case PRE_BYTES:  break;
             }
         }

@@ -215,12 +215,17 @@ int vocab_find(const Vocab *v, Str piece)
     return p ? p->id : -1;
 }
 
-int vocab_find_hash(const Vocab *v, uint32_t hash, Str a, Str b)
+int piece_of(const Vocab *v, Str piece)
+{
+    const Piece *p = vocab_get(v, piece);
+    return p ? (int)(p - v->piece) : -1;
+}
+
+Piece *vocab_get_hash(const Vocab *v, uint32_t hash, Str a, Str b)
 {
     int n_probes;
     uint32_t at;
-    const Piece *p = find_piece(v, hash, a, b, &at, &n_probes);
-    return p ? p->id : -1;
+    return find_piece(v, hash, a, b, &at, &n_probes);
 }
 
 int tok_id(const Tokenizer *t, const char *piece) { return vocab_find(&t->vocab, str_of(piece)); }
@@ -259,6 +264,59 @@ const char *tok_kind(const Tokenizer *t)
 
 /* === Encoding ================================================================================= */
 
+/* Words come again: a table remembers the ids of short ones. */
+enum { CACHE_SIZE = 1 << 13, CACHE_WORD = 26, CACHE_IDS = 8 };
+/* 64 bytes: one line of the processor's cache. Emptied by writing over it. */
+typedef struct {
+    uint32_t hash;
+    uint8_t  n, n_ids;               /* n 0: empty */
+    char     word[CACHE_WORD];
+    int      id[CACHE_IDS];
+} CacheEntry;
+struct WordCache { CacheEntry entry[CACHE_SIZE]; };
+
+void set_unk(Tokenizer *t, Str unk)
+{
+    t->model.unk = unk;
+    t->model.unk_piece = unk.n ? piece_of(&t->vocab, unk) : -1;
+    t->model.unk_id = unk.n ? vocab_find(&t->vocab, unk) : -1;
+}
+
+void model_done(Tokenizer *t)
+{
+    t->model.n_pieces = t->vocab.n_pieces;
+    t->model.cache = keep_bytes(sizeof *t->model.cache);
+    if (t->kind == MODEL_BPE) bpe_finish(t);
+}
+
+static void model_ids(const Tokenizer *t, Str word, IdList *out)
+{
+    switch (t->kind) {
+    case MODEL_WORDPIECE: wordpiece(t, word, out); break;
+    case MODEL_BPE:       bpe(t, word, out); break;
+    }
+}
+
+static void word_ids(const Tokenizer *t, Str word, IdList *out)
+{
+    if (word.n == 0) return;
+    if (word.n > CACHE_WORD) { model_ids(t, word, out); return; }
+    uint32_t hash = hash_more(HASH_START, word.s, word.n);
+    CacheEntry *e = &t->model.cache->entry[(hash ^ hash >> 16) & (CACHE_SIZE - 1)];
+    if (e->hash == hash && e->n == word.n && memcmp(e->word, word.s, word.n) == 0) {
+        ids_room(out, e->n_ids);
+        for (int i = 0; i < e->n_ids; i++) out->id[out->n++] = e->id[i];
+        return;
+    }
+    size_t start = out->n;
+    model_ids(t, word, out);
+    size_t n_ids = out->n - start;
+    if (n_ids > CACHE_IDS) return;
+    *e = (CacheEntry){ .hash = hash, .n = (uint8_t)word.n, .n_ids = (uint8_t)n_ids };
+    memcpy(e->word, word.s, word.n);
+    if (n_ids) memcpy(e->id, out->id + start, n_ids * sizeof *e->id);
+}
+
 static void encode_words(const Tokenizer *t, Str s, Run run, IdList *out)
 {
     char guard[4];
@@ -267,11 +325,9 @@ static void encode_words(const Tokenizer *t, Str s, Run run, IdList *out)
         text_replace(&clean, s, (Str){ guard, (size_t)utf8_put(guard, run.guard) }, STR(""));
         s = text_str(&clean);
     }
-    Words w = pre_tokenize(t, s);
-    for (size_t i = 0; i < w.n; i++) {
-        if (t->kind == MODEL_WORDPIECE) wordpiece(t, w.word[i], out);
-        else                            bpe(t, w.word[i], out);
-    }
+    Words w = pre_tokenize(t, s, run.first);
+    if (t->model.cut) w = cut_at_marks(&w);
+    for (size_t i = 0; i < w.n; i++) word_ids(t, w.word[i], out);
 }
 
 static void encode_segment(const Tokenizer *t, Str s, Run run, IdList *out)
@@ -318,7 +374,7 @@ Ids tok_encode(const Tokenizer *t, const char *text, size_t n, int flags)
 {
     size_t mark = scratch_mark();
     char *first = scratch_bytes(1);
-    Run run = { .raw = (flags & TOK_RAW) || t->split_special };
+    Run run = { .raw = (flags & TOK_RAW) || t->split_special, .first = true };
     IdList part[2] = { encode_text(t, text, n, run), {0} };
     return finish(&t->single, flags, part, mark, first);
 }
@@ -328,7 +384,7 @@ Ids tok_encode_pair(const Tokenizer *t, const char *a, size_t n_a, const char *b
 {
     size_t mark = scratch_mark();
     char *first = scratch_bytes(1);
-    Run run = { .raw = (flags & TOK_RAW) || t->split_special };
+    Run run = { .raw = (flags & TOK_RAW) || t->split_special, .first = true };
     IdList part[2] = { encode_text(t, a, n_a, run), encode_text(t, b, n_b, run) };
     return finish(&t->pair, flags, part, mark, first);
 }
@@ -337,7 +393,7 @@ Ids tok_encode_parts(const Tokenizer *t, const TokPart *part, int n_parts, int f
 {
     size_t mark = scratch_mark();
     char *first = scratch_bytes(1);
-    Run run = { .raw = (flags & TOK_RAW) || t->split_special };
+    Run run = { .raw = (flags & TOK_RAW) || t->split_special, .first = true };
     Text all = added_guard(t, part, n_parts, &run.guard);
     IdList ids[2] = { encode_text(t, all.s, all.n, run), {0} };
     return finish(&t->single, flags, ids, mark, first);

@@ -18,8 +18,9 @@ static int n_chars(Str s)
     return n;
 }
 
-/* The longest piece that rest begins with; *n is its length. -1: none. hash: room for rest.n. */
-static int longest_piece(const Vocab *v, Str prefix, Str rest, uint32_t *hash, size_t *n)
+/* The id of the longest of the first n_pieces pieces that rest begins with; *n is its length. -1:
+ * none. hash: room for rest.n. */
+static int longest_piece(const Vocab *v, int n_pieces, Str prefix, Str rest, uint32_t *hash, size_t *n)
 {
     size_t max = rest.n;
     if (prefix.n + max > (size_t)v->longest)
@@ -28,8 +29,8 @@ static int longest_piece(const Vocab *v, Str prefix, Str rest, uint32_t *hash, s
     for (size_t i = 0; i < max; i++) hash[i] = h = hash_more(h, rest.s + i, 1);
     for (*n = max; *n > 0; --*n) {
         if (*n < rest.n && (rest.s[*n] & 0xC0) == 0x80) continue;    /* inside a character */
-        int id = vocab_find_hash(v, hash[*n - 1], prefix, (Str){ rest.s, *n });
-        if (id >= 0) return id;
+        const Piece *p = vocab_get_hash(v, hash[*n - 1], prefix, (Str){ rest.s, *n });
+        if (p && p - v->piece < n_pieces) return p->id;
     }
     return -1;
 }
@@ -44,7 +45,7 @@ void wordpiece(const Tokenizer *t, Str word, IdList *out)
     uint32_t *hash = scratch_bytes(mul_size(word.n, sizeof *hash));
     for (size_t at = 0; at < word.n; at += n) {
         Str rest = { word.s + at, word.n - at };
-        int id = longest_piece(&t->vocab, at ? m->prefix : (Str){ "", 0 }, rest, hash, &n);
+        int id = longest_piece(&t->vocab, m->n_pieces, at ? m->prefix : STR(""), rest, hash, &n);
         if (id < 0) {
             out->n = start;
             id = m->unk_id;
