@@ -7,15 +7,16 @@
  *        -> ids                              low er</w>
  *
  * Which neighbours merge is known in one of two ways. From a list of merges (class BPE of the
- * `tokenizers` crate): each pair of pieces has its place in the list. By piece (SentencePiece's BPE,
- * tiktoken): any two whose concatenation is a piece, ranked by that piece. In both the concatenation
- * is looked up in the vocabulary; a list then says whether it may come from these two.
+ * `tokenizers` crate): each pair of pieces has its place in the list. By piece (SentencePiece's
+ * BPE, tiktoken): any two whose concatenation is a piece, ranked by that piece. In both the
+ * concatenation is looked up in the vocabulary; a list then says whether it may come from these
+ * two.
  *
- * A word of megabytes is merged window by window, in the caches of the processor. A boundary between
- * two tokens of a text is final if nothing merges across it, and that depends on the two tokens
- * alone: inside each, merges happen in the same order whatever stands around it. So the text before
- * a boundary is done when the last token before it and the first one of the next window, merged on
- * their own, stay two.
+ * A word of megabytes is merged window by window, in the caches of the processor. A boundary
+ * between two tokens of a text is final if nothing merges across it, and that depends on the two
+ * tokens alone: inside each, merges happen in the same order whatever stands around it. So the text
+ * before a boundary is done when the last token before it and the first one of the next window,
+ * merged on their own, stay two.
  *
  * Easy to get wrong:
  *   - Of equal ranks the leftmost merges first: position is part of the heap's order.
@@ -108,11 +109,6 @@ static bool mark_inside(const Vocab *v, Str mark)
 void bpe_finish(Tokenizer *t)
 {
     Model *m = &t->model;
-    for (int i = 0; i < 256; i++) {
-        char name[8];
-        snprintf(name, sizeof name, "<0x%02X>", i);
-        m->byte_piece[i] = piece_of(&t->vocab, str_of(name));
-    }
     m->cut = !m->ignore_merges && !m->prefix.n && !m->suffix.n
           && piece_of(&t->vocab, SPACE_MARK) >= 0 && !mark_inside(&t->vocab, SPACE_MARK);
     m->pairs = keep_bytes(sizeof *m->pairs);
@@ -297,7 +293,8 @@ static void emit(Row *out, const Row *row, size_t n)
 static size_t safe_part(const Row *row, size_t n, size_t *len)
 {
     size_t end = n - MARGIN, k = 0;
-    for (*len = 0; k < row->n && *len + (size_t)row->len[k] <= end; k++) *len += (size_t)row->len[k];
+    for (*len = 0; k < row->n && *len + (size_t)row->len[k] <= end; k++)
+        *len += (size_t)row->len[k];
     return k;
 }
 
@@ -408,9 +405,10 @@ static void ids_of(const Tokenizer *t, Str word, const Row *row, IdList *out)
             continue;
         }
         uint32_t hash;
-        size_t n_bytes = m->byte_fallback ? byte_fallback(m, symbol(t, word, sym, &hash), bytes) : 0;
+        Str c = symbol(t, word, sym, &hash);
+        size_t n_bytes = m->byte_fallback ? byte_fallback(m, c, bytes) : 0;
         for (size_t k = 0; k < n_bytes; k++) ids_add(out, t->vocab.piece[bytes[k]].id);
-        if (!n_bytes && !unk) ids_add(out, m->unk_id);
+        if (!n_bytes && !unk && m->unk_id >= 0) ids_add(out, m->unk_id);
         unk = n_bytes == 0;
     }
 }

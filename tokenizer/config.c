@@ -22,13 +22,32 @@
 
 #include "machine.h"
 
-typedef enum { CLASS_PLAIN, CLASS_BERT, CLASS_CLIP } Class;
+typedef enum {
+    CLASS_PLAIN, CLASS_BERT, CLASS_CLIP, CLASS_LLAMA, CLASS_GPT2, CLASS_OPT, CLASS_QWEN2,
+    CLASS_QWEN, CLASS_T5
+} Class;
+
+/* The names of classes, and the types of models that have one of a class. Of both the first that
+ * fits. */
+static const struct { const char *name; Class class; } CLASSES[] = {
+    { "BertTokenizer", CLASS_BERT }, { "CLIPTokenizer", CLASS_CLIP },
+    { "LlamaTokenizer", CLASS_LLAMA }, { "LLaMATokenizer", CLASS_LLAMA },
+    { "GPT2Tokenizer", CLASS_GPT2 }, { "CodeGenTokenizer", CLASS_GPT2 },
+    { "Qwen2Tokenizer", CLASS_QWEN2 }, { "QWenTokenizer", CLASS_QWEN }, { "T5Tokenizer", CLASS_T5 },
+};
+static const struct { const char *type, *class_name; } TYPES[] = {
+    { "bert", "BertTokenizer" }, { "blip", "BertTokenizer" }, { "clip", "CLIPTokenizer" },
+    { "llama", "LlamaTokenizer" }, { "llava", "LlamaTokenizer" },
+    { "llava_llama", "LlamaTokenizer" }, { "opt", "GPT2Tokenizer" }, { "blip-2", "GPT2Tokenizer" },
+    { "gpt2", "GPT2Tokenizer" }, { "codegen", "GPT2Tokenizer" }, { "phi", "GPT2Tokenizer" },
+    { "qwen2", "Qwen2Tokenizer" }, { "qwen", "QWenTokenizer" }, { "t5", "T5Tokenizer" },
+};
 
 /* What a directory says of its tokenizer. Absent files are {0}. */
 typedef struct {
     const char *dir;
     Json        config, special_map, added, json;    /* json: tokenizer.json */
-    const char *class_name;                          /* NULL: nothing names one */
+    const char *class_name, *model_type;             /* NULL: nothing names one */
     Class       class;
 } Dir;
 
@@ -36,13 +55,22 @@ typedef struct {
 static const char *const NAMED[TOK_N_NAMES] = {
     "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"
 };
-static const char *const BERT_NAMED[TOK_N_NAMES] = {
-    [TOK_UNK] = "[UNK]", [TOK_SEP] = "[SEP]", [TOK_PAD] = "[PAD]", [TOK_CLS] = "[CLS]",
-    [TOK_MASK] = "[MASK]"
-};
-static const char *const CLIP_NAMED[TOK_N_NAMES] = {
-    [TOK_BOS] = "<|startoftext|>", [TOK_EOS] = "<|endoftext|>", [TOK_UNK] = "<|endoftext|>",
-    [TOK_PAD] = "<|endoftext|>"
+/* What a class calls them if nothing else is said. */
+static const char *const DEFAULTS[][TOK_N_NAMES] = {
+    [CLASS_PLAIN] = { NULL },
+    [CLASS_BERT]  = { [TOK_UNK] = "[UNK]", [TOK_SEP] = "[SEP]", [TOK_PAD] = "[PAD]",
+                      [TOK_CLS] = "[CLS]", [TOK_MASK] = "[MASK]" },
+    [CLASS_CLIP]  = { [TOK_BOS] = "<|startoftext|>", [TOK_EOS] = "<|endoftext|>",
+                      [TOK_UNK] = "<|endoftext|>", [TOK_PAD] = "<|endoftext|>" },
+    [CLASS_LLAMA] = { [TOK_BOS] = "<s>", [TOK_EOS] = "</s>", [TOK_UNK] = "<unk>" },
+    [CLASS_GPT2]  = { [TOK_BOS] = "<|endoftext|>", [TOK_EOS] = "<|endoftext|>",
+                      [TOK_UNK] = "<|endoftext|>" },
+    [CLASS_OPT]   = { [TOK_BOS] = "</s>", [TOK_EOS] = "</s>", [TOK_UNK] = "</s>",
+                      [TOK_PAD] = "<pad>" },
+    [CLASS_QWEN2] = { [TOK_EOS] = "<|endoftext|>", [TOK_UNK] = "<|endoftext|>",
+                      [TOK_PAD] = "<|endoftext|>" },
+    [CLASS_QWEN]  = { [TOK_EOS] = "<|endoftext|>", [TOK_PAD] = "<|endoftext|>" },
+    [CLASS_T5]    = { [TOK_EOS] = "</s>", [TOK_UNK] = "<unk>", [TOK_PAD] = "<pad>" },
 };
 
 /* === What the directory says ================================================================== */
@@ -56,11 +84,18 @@ static const char *class_of(Json j)
     return name;
 }
 
-static const char *class_of_model(Json config)
+static const char *class_of_model(const char *type)
 {
-    const char *type = json_str(config, "model_type", "");
-    if (strcmp(type, "bert") == 0 || strcmp(type, "blip") == 0) return "BertTokenizer";
-    return strcmp(type, "clip") == 0 ? "CLIPTokenizer" : NULL;
+    for (size_t i = 0; type && i < sizeof TYPES / sizeof TYPES[0]; i++)
+        if (strcmp(TYPES[i].type, type) == 0) return TYPES[i].class_name;
+    return NULL;
+}
+
+static Class class_named(const char *name)
+{
+    for (size_t i = 0; name && i < sizeof CLASSES / sizeof CLASSES[0]; i++)
+        if (strcmp(CLASSES[i].name, name) == 0) return CLASSES[i].class;
+    return CLASS_PLAIN;
 }
 
 static Dir read_dir(const char *dir)
@@ -72,12 +107,11 @@ static Dir read_dir(const char *dir)
         d.special_map = json_file(dir, "special_tokens_map.json", MAX_FILE);
         d.added = json_file(dir, "added_tokens.json", MAX_FILE);
     }
+    d.model_type = json_str(model_config, "model_type", NULL);
     d.class_name = class_of(d.config);
     if (!d.class_name) d.class_name = class_of(model_config);
-    if (!d.class_name) d.class_name = class_of_model(model_config);
-    const char *name = d.class_name ? d.class_name : "";
-    if (strcmp(name, "BertTokenizer") == 0) d.class = CLASS_BERT;
-    if (strcmp(name, "CLIPTokenizer") == 0) d.class = CLASS_CLIP;
+    if (!d.class_name) d.class_name = class_of_model(d.model_type);
+    d.class = class_named(d.class_name);
     return d;
 }
 
@@ -98,11 +132,7 @@ static bool token_of(Json j, AddedToken *a)
     return true;
 }
 
-static const char *const *defaults(const Dir *d)
-{
-    static const char *const NONE[TOK_N_NAMES];
-    return d->class == CLASS_BERT ? BERT_NAMED : d->class == CLASS_CLIP ? CLIP_NAMED : NONE;
-}
+static const char *const *defaults(const Dir *d) { return DEFAULTS[d->class]; }
 
 static bool named_token(const Dir *d, int which, AddedToken *a)
 {
@@ -225,13 +255,14 @@ static void add_old(Tokenizer *t, const Dir *d)
 static void add_all(Tokenizer *t, const Dir *d)
 {
     bool listed = json_get(d->config, "added_tokens_decoder").node;
-    if (d->json.node && !(listed && d->class != CLASS_PLAIN)) parse_added(t, d->json);
+    bool replaced = listed && (d->class == CLASS_BERT || d->class == CLASS_CLIP);
+    if (d->json.node && !replaced) parse_added(t, d->json);
     add_decoder(t, d);
     add_old(t, d);
     add_named(t, d);
 }
 
-/* === The two classes ========================================================================== */
+/* === The classes ============================================================================== */
 
 static int id_or_die(const Tokenizer *t, Str piece)
 {
@@ -272,6 +303,99 @@ static void clip_steps(Tokenizer *t, const Dir *d)
     set_unk(t, named_content(d, TOK_UNK));
 }
 
+static void gpt2_steps(Tokenizer *t)
+{
+    t->pre[t->n_pre++] = (PreStep){ .kind = PRE_BYTES, .split = true };
+    t->dec[t->n_dec++] = (DecStep){ .kind = DEC_BYTES };
+}
+
+static void qwen_steps(Tokenizer *t)
+{
+    t->norm[t->n_norm++] = (NormStep){ .kind = NORM_NFC };
+    t->pre[t->n_pre++] = (PreStep){ .kind = PRE_QWEN, .digits = 1 };
+    t->pre[t->n_pre++] = (PreStep){ .kind = PRE_BYTES };
+    t->dec[t->n_dec++] = (DecStep){ .kind = DEC_BYTES };
+}
+
+/* The special tokens of Qwen's tokenizer, in the order of their ids behind the ranks. */
+static void qwen_specials(Tokenizer *t)
+{
+    static const char *const FIRST[] = { "<|endoftext|>", "<|im_start|>", "<|im_end|>" };
+    enum { N_EXTRA = 205 };
+    for (int i = 0; i < 3 + N_EXTRA; i++) {
+        Str s = str_of(i < 3 ? FIRST[i] : keep_string("<|extra_%d|>", i - 3));
+        added_add(t, (AddedToken){ .content = s, .special = true, .normalized = true });
+    }
+}
+
+/* tokenizer_config.json decides, whatever tokenizer.json says. */
+static void prefix_space(Tokenizer *t, const Dir *d)
+{
+    for (int i = 0; i < t->n_pre; i++)
+        if (t->pre[i].kind == PRE_BYTES)
+            t->pre[i].prefix_space = json_bool(d->config, "add_prefix_space", false);
+}
+
+/* "legacy" (the default): each part of a text between special tokens begins with a blank of its
+ * own. Without, only the beginning of the text does, and only if there is none. */
+static void llama_steps(Tokenizer *t, const Dir *d)
+{
+    NormStep *spm = &t->norm[0];
+    bool prefix = json_bool(d->config, "add_prefix_space", spm->dummy);
+    bool legacy = json_bool(d->config, "legacy", true);
+    spm->dummy = prefix && legacy;
+    if (prefix && !legacy)
+        t->pre[t->n_pre++] = (PreStep){ .kind = PRE_METASPACE, .mark = SPACE_MARK,
+                                        .prepend = PREPEND_FIRST };
+    t->dec[t->n_dec++] = (DecStep){ .kind = DEC_REPLACE, .what = SPACE_MARK, .by = STR(" ") };
+    t->dec[t->n_dec++] = (DecStep){ .kind = DEC_BYTE_FALLBACK };
+    t->dec[t->n_dec++] = (DecStep){ .kind = DEC_FUSE };
+    if (prefix) t->dec[t->n_dec++] = (DecStep){ .kind = DEC_STRIP, .what = STR(" "), .start = 1 };
+}
+
+/* The tokens that stand for gaps: <extra_id_99> .. <extra_id_0> behind the pieces. */
+static void t5_steps(Tokenizer *t, const Dir *d)
+{
+    t->dec[t->n_dec++] = (DecStep){ .kind = DEC_METASPACE, .what = SPACE_MARK, .prepend = true };
+    for (int i = json_int(d->config, "extra_ids", 100, 0, 10000) - 1; i >= 0; i--)
+        added_add(t, (AddedToken){ .content = str_of(keep_string("<extra_id_%d>", i)),
+                                   .special = true });
+}
+
+/* What tokenizer_config.json says to put around a text. Llama's and OPT's begin with BOS if it does
+ * not say; others stay with what tokenizer.json has. */
+static void flag_templates(Tokenizer *t, const Dir *d)
+{
+    static const char *const KEYS[] = { "add_bos_token", "add_eos_token" };
+    bool bos_usual = d->class == CLASS_LLAMA || d->class == CLASS_OPT, said = bos_usual;
+    for (int i = 0; i < 2; i++) said |= json_is(json_get(d->config, KEYS[i]), JSON_BOOL);
+    bool bos = json_bool(d->config, KEYS[0], bos_usual), eos = json_bool(d->config, KEYS[1], false);
+    Str first = named_content(d, TOK_BOS), last = named_content(d, TOK_EOS);
+    if (!said) return;
+    int begin = bos && first.n ? id_or_die(t, first) : NO_TOKEN;
+    set_templates(t, begin, eos && last.n ? id_or_die(t, last) : NO_TOKEN, begin);
+}
+
+static void class_templates(Tokenizer *t, const Dir *d)
+{
+    bool legacy = !d->json.node;
+    switch (d->class) {
+    case CLASS_BERT:
+        set_templates(t, id_or_die(t, named_content(d, TOK_CLS)),
+                      id_or_die(t, named_content(d, TOK_SEP)), NO_TOKEN);
+        break;
+    case CLASS_CLIP: {
+        int eos = id_or_die(t, named_content(d, TOK_EOS));
+        set_templates(t, id_or_die(t, named_content(d, TOK_BOS)), eos, eos);
+        break;
+    }
+    case CLASS_T5:
+        if (legacy) set_templates(t, NO_TOKEN, id_or_die(t, named_content(d, TOK_EOS)), NO_TOKEN);
+        break;
+    default: flag_templates(t, d);
+    }
+}
+
 /* CLIPTokenizer cleans up after the decoder; without it every word would end in "</w>". */
 static void trim_after_bytes(Tokenizer *t)
 {
@@ -280,96 +404,7 @@ static void trim_after_bytes(Tokenizer *t)
     t->dec[t->n_dec++] = (DecStep){ .kind = DEC_TRIM, .what = t->model.suffix };
 }
 
-/* === Legacy files ============================================================================= */
-
-/* The next line of a text, without its end; false when there is none. */
-static bool next_line(const char **s, const char *end, Str *line)
-{
-    if (*s >= end) return false;
-    const char *stop = memchr(*s, '\n', (size_t)(end - *s));
-    *line = (Str){ *s, (size_t)((stop ? stop : end) - *s) };
-    *s = stop ? stop + 1 : end;
-    if (stop && line->n && line->s[line->n - 1] == '\r') line->n--;
-    return true;
-}
-
-static void need_utf8(const char *name, const char *s, size_t n)
-{
-    for (size_t i = 0; i < n; ) {
-        int bad, len = utf8_check(s + i, n - i, &bad);
-        if (!len) die(EXIT_FILE, "%s: byte %zu is not UTF-8", name, i);
-        i += (size_t)len;
-    }
-}
-
-/* How many lines there are at most. */
-static int count_lines(const char *s, size_t n)
-{
-    size_t lines = 1;
-    for (size_t i = 0; i < n; i++) lines += s[i] == '\n';
-    return lines < MAX_IDS ? (int)lines : MAX_IDS;
-}
-
-static Tokenizer *load_vocab_txt(const Dir *d, const char *text, size_t n)
-{
-    Tokenizer *t = tok_new(keep_string("%s/vocab.txt", d->dir));
-    const char *s = text, *end = text + n;
-    Str line;
-    need_utf8(t->name, text, n);
-    vocab_init(&t->vocab, count_lines(text, n));
-    for (int id = 0; next_line(&s, end, &line); id++) {
-        while (line.n) {
-            const char *tail = line.s + line.n;
-            uint32_t c = utf8_before(line.s, tail);
-            if ((t->cls[c] & U_KIND) != U_SPACE) break;
-            do tail--; while ((*tail & 0xC0) == 0x80);
-            line.n = (size_t)(tail - line.s);
-        }
-        vocab_put(&t->vocab, t->name, line, id);
-    }
-    t->kind = MODEL_WORDPIECE;
-    return t;
-}
-
-static void read_merges(Tokenizer *t, const char *name, const char *text, size_t n)
-{
-    const char *s = text, *end = text + n;
-    Str line;
-    need_utf8(name, text, n);
-    bpe_init(t, count_lines(text, n));
-    for (int rank = 0, at = 1; next_line(&s, end, &line); at++) {
-        if (line.n >= 8 && memcmp(line.s, "#version", 8) == 0) continue;
-        const char *space = memchr(line.s, ' ', line.n);
-        size_t n_left = space ? (size_t)(space - line.s) : line.n;
-        Str left = { line.s, n_left }, right = { line.s + n_left + 1, line.n - n_left - 1 };
-        if (!space || memchr(right.s, ' ', right.n))
-            die(EXIT_FILE, "%s: line %d is \"%s\", expected two pieces and a space between them",
-                name, at, quoted_n(line.s, line.n));
-        if (!bpe_merge(t, left, right, rank++))
-            die(EXIT_FILE, "%s: line %d merges \"%s\", but vocab.json lacks a piece or the result",
-                name, at, quoted_n(line.s, line.n));
-    }
-}
-
-static Tokenizer *load_vocab_json(Dir *d, Json vocab)
-{
-    size_t n;
-    const char *merges = model_file(d->dir, "merges.txt", MAX_FILE, &n);
-    Tokenizer *t = tok_new(keep_string("%s/vocab.json", d->dir));
-    if (!merges) die(EXIT_FILE, "%s: merges.txt is missing beside it", t->name);
-    parse_vocab(t, vocab);
-    bool clip = vocab_find(&t->vocab, STR("<|startoftext|>")) >= 0
-             && vocab_find(&t->vocab, STR("a</w>")) >= 0;
-    if (d->class != CLASS_CLIP && (d->class_name || !clip))
-        die(EXIT_FILE, "%s: is the vocabulary of a %s, expected CLIPTokenizer\n"
-            "add the checkpoint's tokenizer.json", t->name,
-            d->class_name ? quoted(d->class_name) : "tokenizer that nothing names");
-    d->class = CLASS_CLIP;
-    t->kind = MODEL_BPE;
-    t->model.suffix = STR("</w>");
-    read_merges(t, keep_string("%s/merges.txt", quoted(d->dir)), merges, n);
-    return t;
-}
+/* === The files ================================================================================ */
 
 /* Classes whose vocab.txt is read as BERT's. */
 static void need_bert_class(Dir *d)
@@ -387,9 +422,50 @@ static void need_bert_class(Dir *d)
     d->class = CLASS_BERT;
 }
 
+/* Nothing names the class of a vocab.json: a few tokens tell. */
+static Class class_by_tokens(const Tokenizer *t)
+{
+    const Vocab *v = &t->vocab;
+    bool suffix = vocab_find(v, STR("a</w>")) >= 0, bytes = vocab_find(v, STR("\304\240")) >= 0;
+    if (suffix && vocab_find(v, STR("<|startoftext|>")) >= 0) return CLASS_CLIP;
+    if (bytes && vocab_find(v, STR("<|endoftext|>")) >= 0) return CLASS_GPT2;
+    return bytes && vocab_find(v, STR("</s>")) >= 0 ? CLASS_OPT : CLASS_PLAIN;
+}
+
+static Tokenizer *load_vocab_json(Dir *d, Json vocab)
+{
+    Tokenizer *t = tok_new(keep_string("%s/vocab.json", d->dir));
+    parse_vocab(t, vocab);
+    if (!d->class_name) d->class = class_by_tokens(t);
+    bool known = d->class == CLASS_CLIP || d->class == CLASS_GPT2 || d->class == CLASS_OPT
+              || d->class == CLASS_QWEN2;
+    if (!known)
+        die(EXIT_FILE, "%s: is the vocabulary of a %s, expected CLIPTokenizer, GPT2Tokenizer,"
+            " CodeGenTokenizer or Qwen2Tokenizer\nadd the checkpoint's tokenizer.json", t->name,
+            d->class_name ? quoted(d->class_name) : "tokenizer that nothing names");
+    t->kind = MODEL_BPE;
+    if (d->class == CLASS_CLIP) t->model.suffix = STR("</w>");
+    read_merges(t, d->dir);
+    return t;
+}
+
+/* tokenizer.model or spiece.model. */
+static Tokenizer *load_spm(Dir *d, const char *file, const char *bytes, size_t n)
+{
+    Tokenizer *t = spm_parse(keep_string("%s/%s", d->dir, file), bytes, n);
+    if (!d->class_name) d->class = t->kind == MODEL_BPE ? CLASS_LLAMA : CLASS_T5;
+    bool fits = d->class == (t->kind == MODEL_BPE ? CLASS_LLAMA : CLASS_T5);
+    if (!fits)
+        die(EXIT_FILE, "%s: is the vocabulary of a %s, expected %s\nadd the checkpoint's"
+            " tokenizer.json", t->name, quoted(d->class_name),
+            t->kind == MODEL_BPE ? "LlamaTokenizer" : "T5Tokenizer");
+    return t;
+}
+
 /* The vocabulary and, from tokenizer.json, the steps. */
 static Tokenizer *load_file(Dir *d)
 {
+    static const char *const SPM[] = { "tokenizer.model", "spiece.model" };
     size_t n;
     const char *text;
     d->json = json_file(d->dir, "tokenizer.json", MAX_FILE);
@@ -401,12 +477,48 @@ static Tokenizer *load_file(Dir *d)
     }
     if ((text = model_file(d->dir, "vocab.txt", MAX_FILE, &n))) {
         need_bert_class(d);
-        return load_vocab_txt(d, text, n);
+        return load_vocab_txt(keep_string("%s/vocab.txt", d->dir), text, n);
     }
     Json vocab = json_file(d->dir, "vocab.json", MAX_FILE);
     if (vocab.node) return load_vocab_json(d, vocab);
-    die(EXIT_FILE, "%s: has no tokenizer: none of tokenizer.json, vocab.txt, vocab.json is there\n"
+    for (int i = 0; i < 2; i++)
+        if ((text = model_file(d->dir, SPM[i], MAX_FILE, &n))) return load_spm(d, SPM[i], text, n);
+    if ((text = model_file(d->dir, "qwen.tiktoken", MAX_FILE, &n))) {
+        d->class = CLASS_QWEN;
+        return tiktoken_parse(keep_string("%s/qwen.tiktoken", d->dir), text, n);
+    }
+    die(EXIT_FILE, "%s: has no tokenizer: none of tokenizer.json, vocab.txt, vocab.json,"
+        " tokenizer.model, spiece.model, qwen.tiktoken is there\n"
         "copy the checkpoint's tokenizer files beside its weights", quoted(d->dir));
+}
+
+/* === The directory ============================================================================ */
+
+/* A class that does not fit what the files are counts for nothing. */
+static Class fitting(const Tokenizer *t, Class c)
+{
+    static const ModelKind KIND[] = { [CLASS_BERT] = MODEL_WORDPIECE, [CLASS_CLIP] = MODEL_BPE,
+        [CLASS_LLAMA] = MODEL_BPE, [CLASS_GPT2] = MODEL_BPE, [CLASS_OPT] = MODEL_BPE,
+        [CLASS_QWEN2] = MODEL_BPE, [CLASS_QWEN] = MODEL_BPE, [CLASS_T5] = MODEL_UNIGRAM };
+    bool opt = c == CLASS_GPT2 && vocab_find(&t->vocab, STR("<|endoftext|>")) < 0
+            && vocab_find(&t->vocab, STR("</s>")) >= 0;
+    return c == CLASS_PLAIN || t->kind != KIND[c] ? CLASS_PLAIN : opt ? CLASS_OPT : c;
+}
+
+static void set_steps(Tokenizer *t, const Dir *d)
+{
+    bool legacy = !d->json.node;
+    switch (d->class) {
+    case CLASS_BERT:  bert_steps(t, d); break;
+    case CLASS_CLIP:  clip_steps(t, d); break;
+    case CLASS_GPT2:
+    case CLASS_OPT:   if (legacy) gpt2_steps(t); prefix_space(t, d); break;
+    case CLASS_QWEN2: if (legacy) qwen_steps(t); prefix_space(t, d); break;
+    case CLASS_QWEN:  qwen_steps(t); qwen_specials(t); break;
+    case CLASS_LLAMA: if (legacy) llama_steps(t, d); break;
+    case CLASS_T5:    if (legacy) t5_steps(t, d); break;
+    case CLASS_PLAIN: break;
+    }
 }
 
 Tokenizer *tok_load(const char *dir)
@@ -414,17 +526,11 @@ Tokenizer *tok_load(const char *dir)
     Dir d = read_dir(dir);
     Tokenizer *t = load_file(&d);
     model_done(t);
-    bool bert = d.class == CLASS_BERT && t->kind == MODEL_WORDPIECE;
-    bool clip = d.class == CLASS_CLIP && t->kind == MODEL_BPE;
-    if (!bert && !clip) d.class = CLASS_PLAIN;
-    if (bert) bert_steps(t, &d);
-    if (clip) clip_steps(t, &d);
+    d.class = fitting(t, d.class);
+    set_steps(t, &d);
     add_all(t, &d);
-    if (d.json.node) parse_post(t, d.json);
-    if (bert) set_templates(t, id_or_die(t, named_content(&d, TOK_CLS)),
-                            id_or_die(t, named_content(&d, TOK_SEP)), false);
-    if (clip) set_templates(t, id_or_die(t, named_content(&d, TOK_BOS)),
-                            id_or_die(t, named_content(&d, TOK_EOS)), true);
+    parse_post(t, d.json);
+    class_templates(t, &d);
     find_named(t, &d);
     added_compile(t);
     trim_after_bytes(t);

@@ -4,8 +4,10 @@
  *   config.c     a model directory -> Tokenizer: legacy files, tokenizer_config.json and the like
  *   tokenizer.c  the vocabulary; encode and decode as a whole
  *   added.c      added tokens: cut out of the text before anything else happens
- *   normalize.c  text -> text         pretok.c  text -> words
- *   wordpiece.c bpe.c  word -> ids    decode.c  pieces -> text
+ *   legacy.c     vocab.txt, merges.txt, qwen.tiktoken -> Tokenizer
+ *   spm.c        tokenizer.model, spiece.model -> Tokenizer
+ *   normalize.c charsmap.c  text -> text         pretok.c  text -> words
+ *   wordpiece.c bpe.c unigram.c  word -> ids     decode.c  pieces -> text
  *
  * Sequences are flattened when parsed: the machine is four short arrays of steps and a model. All
  * text inside is valid UTF-8 (unicode.h). Everything of one call lives in scratch. */
@@ -46,6 +48,9 @@ void  text_add_utf8(Text *t, const char *s, size_t n);   /* any bytes; bad ones 
 static inline Str text_str(const Text *t) { return (Str){ t->s, t->n }; }
 /* from with every occurrence of what (not empty) replaced, left to right. */
 void  text_replace(Text *out, Str from, Str what, Str by);
+/* Decodes base64 (RFC 4648, with padding); room for 3/4 of the text and 3 more. False: it is none.
+ */
+bool  base64(char *out, size_t *n, Str text);
 void  ids_room(IdList *l, size_t n);                 /* makes room for n more */
 void  ids_add(IdList *l, int id);
 /* Moves n bytes at p, allocated after first = scratch_bytes(1) at mark, to where first is, and
@@ -95,14 +100,21 @@ Piece *vocab_get_hash(const Vocab *v, uint32_t hash, Str a, Str b);
 
 typedef enum {
     NORM_NFC, NORM_NFD, NORM_NFKC, NORM_NFKD, NORM_LOWER, NORM_STRIP, NORM_STRIP_ACCENTS,
-    NORM_REPLACE, NORM_REPLACE_SPACES, NORM_PREPEND, NORM_BERT
+    NORM_REPLACE, NORM_REPLACE_SPACES, NORM_REPLACE_RUNS, NORM_PREPEND, NORM_BERT,
+    NORM_PRECOMPILED, NORM_SPM
 } NormKind;
+
+/* charsmap.c: a compiled table of replacements; {0}: none. */
+typedef struct { const char *name, *units; size_t n_units; Str pool; } Charsmap;
 
 typedef struct {
     NormKind kind;
     bool     left, right;                            /* STRIP */
     bool     clean, chinese, accents, lower;         /* BERT */
     Str      what, by;                               /* REPLACE; PREPEND: by */
+    Charsmap map;                                    /* PRECOMPILED, SPM */
+    bool     dummy, squeeze, escape;                 /* SPM: a blank in front, no blanks at the ends
+                                                      * nor two in a row, blanks as U+2581 */
 } NormStep;
 
 typedef enum {
@@ -133,7 +145,7 @@ typedef struct {
 } DecStep;
 
 /* What stands around the text: ids, or one of these. */
-enum { TEMPLATE_A = -1, TEMPLATE_B = -2 };
+enum { TEMPLATE_A = -1, TEMPLATE_B = -2, NO_TOKEN = -3 };
 typedef struct { int *item; int n; } Template;
 
 /* === Added tokens (added.c) =================================================================== */
@@ -153,6 +165,7 @@ typedef struct { Pattern *pattern; int n; bool first[256]; } Matcher;
 /* One of the merges that give a piece: lengths of the two parts; next: 1 + index of another. */
 typedef struct { const char *right; uint32_t n_left, n_right; int rank; uint32_t next; } Merge;
 typedef struct BpePairs BpePairs;
+typedef struct Trie Trie;
 typedef struct WordCache WordCache;
 
 typedef struct {
@@ -171,10 +184,14 @@ typedef struct {
     int       guess;                                 /* where the next merge's piece may be */
     int       byte_piece[256];                       /* of <0x00> .. <0xFF>; -1: not there */
     BpePairs *pairs;
+    double   *score;                                 /* Unigram: [n_pieces] */
+    double    unk_score;
+    bool      single;                                /* sums in single precision */
+    Trie     *trie;
     WordCache *cache;
 } Model;
 
-typedef enum { MODEL_WORDPIECE, MODEL_BPE } ModelKind;
+typedef enum { MODEL_WORDPIECE, MODEL_BPE, MODEL_UNIGRAM } ModelKind;
 
 struct Tokenizer {
     const char     *name;                            /* of the file, for messages */
@@ -196,6 +213,7 @@ struct Tokenizer {
 
 /* tokenizer.c */
 void set_unk(Tokenizer *t, Str unk);                 /* the model's unknown piece; empty: none */
+void find_bytes(Tokenizer *t);                       /* the pieces <0x00> .. <0xFF> */
 void model_done(Tokenizer *t);                       /* its vocabulary is complete */
 
 /* === Functions ================================================================================ */
@@ -208,8 +226,17 @@ void parse_added(Tokenizer *t, Json root);
 void parse_post(Tokenizer *t, Json root);
 void parse_vocab(Tokenizer *t, Json vocab);          /* {token: id} */
 AddedToken parse_token(Json j);                      /* {content, lstrip, ...} */
-/* cls A sep, and cls A sep B sep; with two_seps cls A sep sep B sep. */
-void set_templates(Tokenizer *t, int cls, int sep, bool two_seps);
+/* first A last, and first A last before_b B last; NO_TOKEN: nothing there. */
+void set_templates(Tokenizer *t, int first, int last, int before_b);
+
+/* legacy.c: vocabularies without steps; text must stay. read_merges: of dir's merges.txt, for a
+ * vocabulary that is there. */
+Tokenizer *load_vocab_txt(const char *name, const char *text, size_t n);
+void       read_merges(Tokenizer *t, const char *dir);
+Tokenizer *tiktoken_parse(const char *name, const char *text, size_t n);
+
+/* spm.c: a SentencePiece model. bytes must stay. */
+Tokenizer *spm_parse(const char *name, const char *bytes, size_t n);
 
 /* added.c */
 void added_add(Tokenizer *t, AddedToken a);          /* gives it an id, as the reference does */
@@ -233,6 +260,11 @@ void added_split(const Tokenizer *t, const Matcher *m, Str s, Run run, SegmentFn
 /* normalize.c: s as it leaves the normalizers, in scratch or as it was. */
 Str normalize(const Tokenizer *t, Str s);
 
+/* charsmap.c. The table must stay; dies if it is none. */
+Charsmap charsmap_open(const char *name, Str blob);
+Str spm_normalize(const Tokenizer *t, const NormStep *step, Str s);
+Str precompiled_normalize(const NormStep *step, Str s);
+
 /* pretok.c: the words of a text. They point into s or into scratch. */
 typedef struct { Str *word; size_t n, cap; } Words;
 Words pre_tokenize(const Tokenizer *t, Str s, bool first);    /* first: s begins the text */
@@ -240,9 +272,13 @@ Words cut_at_marks(const Words *in);                 /* so that each run of U+25
 int   byte_char(int byte);                           /* GPT-2's printable character for a byte */
 int   char_byte(uint32_t c);                         /* and back; -1: none */
 
-/* wordpiece.c, bpe.c: the ids of a word. */
+/* wordpiece.c, bpe.c, unigram.c: the ids of a word. raw: special tokens do not come out of it. */
 void wordpiece(const Tokenizer *t, Str word, IdList *out);
 void bpe(const Tokenizer *t, Str word, IdList *out);
+void unigram(const Tokenizer *t, Str word, bool raw, IdList *out);
+/* When model.score is there; or from the scores and kinds of a SentencePiece model's pieces. */
+void unigram_json(Tokenizer *t);
+void unigram_spm(Tokenizer *t, const float *score, const bool *normal, const bool *user);
 void bpe_init(Tokenizer *t, int n_merges);
 /* A merge of rank `rank`; false if the result is not in the vocabulary. right must stay. */
 bool bpe_merge(Tokenizer *t, Str left, Str right, int rank);

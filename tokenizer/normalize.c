@@ -179,6 +179,22 @@ static Str replace_spaces(const Tokenizer *t, Str s, Str by)
     return text_str(&out);
 }
 
+/* Runs of two and more of a character (plain ASCII). */
+static Str replace_runs(Str s, char c, Str by)
+{
+    Text out = {0};
+    const char *p = s.s, *end = s.s + s.n;
+    text_room(&out, s.n);
+    while (p < end) {
+        const char *from = p;
+        while (p < end && *p == c) p++;
+        if (p - from > 1) { text_add(&out, by.s, by.n); continue; }
+        while (p < end && *p != c) p++;
+        text_add(&out, from, (size_t)(p - from));
+    }
+    return text_str(&out);
+}
+
 /* === BertNormalizer =========================================================================== */
 
 /* As the reference has it: 2B820 to 2B91F are left out, perhaps by a slip of the pen. */
@@ -260,6 +276,9 @@ Str normalize(const Tokenizer *t, Str s)
         case NORM_STRIP_ACCENTS:  s = without(t, s, U_MARK); break;
         case NORM_REPLACE:        s = replace(s, step); break;
         case NORM_REPLACE_SPACES: s = replace_spaces(t, s, step->by); break;
+        case NORM_REPLACE_RUNS:   s = replace_runs(s, ' ', step->by); break;
+        case NORM_PRECOMPILED:    s = precompiled_normalize(step, s); break;
+        case NORM_SPM:            s = spm_normalize(t, step, s); break;
         case NORM_PREPEND:        s = prepend(s, step->by); break;
         case NORM_BERT:           s = bert(t, s, step); break;
         }

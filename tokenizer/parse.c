@@ -27,8 +27,8 @@ enum { CLIP_SPECIALS = sizeof "<\\|startoftext\\|>|<\\|endoftext\\|>|" - 1 };
 
 /* Qwen's and Qwen 2's; GPT-4's differs in the digits. */
 static const char QWEN_PATTERN[] =
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|"
-    "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}|"
+    " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 static const char GPT4_PATTERN[] =
     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}|"
     " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
@@ -118,12 +118,24 @@ static NormStep parse_replace(Json j)
     Str what = pattern_need(j, &regex), by = string_need(j, "content");
     if (by.n > MAX_GROWTH)
         json_error(j, "replaces by %zu bytes, expected at most %d", by.n, MAX_GROWTH);
+    if (regex && equals(what, " {2,}")) return (NormStep){ .kind = NORM_REPLACE_RUNS, .by = by };
     if (regex && equals(what, "\\s+")) return (NormStep){ .kind = NORM_REPLACE_SPACES, .by = by };
     if (regex || what.n == 0) unknown_pattern(j, what);
     return (NormStep){ .kind = NORM_REPLACE, .what = what, .by = by };
 }
 
-static NormStep parse_norm(Json j)
+/* The table stands in the file as base64. */
+static NormStep parse_precompiled(const char *name, Json j)
+{
+    Str text = string_need(j, "precompiled_charsmap");
+    size_t n;
+    char *blob = keep_bytes(text.n / 4 * 3 + 3);
+    if (!base64(blob, &n, text)) json_error(j, "has a precompiled_charsmap that is not base64");
+    return (NormStep){ .kind = NORM_PRECOMPILED,
+                       .map = charsmap_open(name, (Str){ blob, n }) };
+}
+
+static NormStep parse_norm(const char *name, Json j)
 {
     static const struct { const char *name; NormKind kind; } PLAIN[] = {
         { "NFC", NORM_NFC }, { "NFD", NORM_NFD }, { "NFKC", NORM_NFKC }, { "NFKD", NORM_NFKD },
@@ -133,6 +145,7 @@ static NormStep parse_norm(Json j)
     for (size_t i = 0; i < sizeof PLAIN / sizeof PLAIN[0]; i++)
         if (equals(type, PLAIN[i].name)) return (NormStep){ .kind = PLAIN[i].kind };
     if (equals(type, "Replace")) return parse_replace(j);
+    if (equals(type, "Precompiled")) return parse_precompiled(name, j);
     if (equals(type, "Prepend")) {
         Str by = string_need(j, "prepend");
         if (by.n > MAX_GROWTH)
@@ -149,8 +162,8 @@ static NormStep parse_norm(Json j)
                            .chinese = json_bool(j, "handle_chinese_chars", true),
                            .accents = json_bool(j, "strip_accents", lower) };
     }
-    unknown(j, "normalizer", type, "BertNormalizer, Lowercase, NFC, NFD, NFKC, NFKD, Prepend, "
-            "Replace, Sequence, Strip, StripAccents");
+    unknown(j, "normalizer", type, "BertNormalizer, Lowercase, NFC, NFD, NFKC, NFKD, Precompiled, "
+            "Prepend, Replace, Sequence, Strip, StripAccents");
 }
 
 static PreStep parse_split(Json j)
@@ -258,7 +271,7 @@ void parse_steps(Tokenizer *t, Json root)
     t->n_norm = flatten(json_get(root, "normalizer"), "normalizers", step);
     for (size_t i = 0, growth = 1; i < (size_t)t->n_norm; i++) {
         const NormStep *n = &t->norm[i];
-        t->norm[i] = parse_norm(step[i]);
+        t->norm[i] = parse_norm(t->name, step[i]);
         if (n->kind == NORM_REPLACE && n->by.n > n->what.n)
             growth *= (n->by.n + n->what.n - 1) / n->what.n;
         if (n->kind == NORM_REPLACE_SPACES && n->by.n > 1) growth *= n->by.n;
@@ -331,22 +344,53 @@ static void parse_bpe(Tokenizer *t, Json model)
     for (Json j = json_first(merges); j.node; j = json_next(j)) parse_merge(t, j, rank++);
 }
 
-static bool model_is(Json model, const char *type, const char *key)
+/* [[piece, score], ...]; the id is the place. */
+static void parse_unigram(Tokenizer *t, Json model)
 {
-    Json named = json_get(model, "type");
-    if (json_is(named, JSON_STRING)) return equals(string_need(model, "type"), type);
-    return json_get(model, key).node != NULL;        /* old files do not name it */
+    Json list = json_get(model, "vocab"), unk = json_get(model, "unk_id");
+    if (!json_is(list, JSON_ARRAY) || json_len(list) > MAX_IDS)
+        json_error(list, "is not a list of at most %d pieces and scores", MAX_IDS);
+    vocab_init(&t->vocab, json_len(list));
+    t->model.score = keep_bytes(mul_size((size_t)json_len(list) + 1, sizeof *t->model.score));
+    t->model.byte_fallback = json_bool(model, "byte_fallback", false);
+    int id = 0;
+    for (Json j = json_first(list); j.node; j = json_next(j), id++) {
+        Str s = {0};
+        Json score = json_next(json_first(j));
+        if (json_len(j) == 2) s.s = json_string(json_first(j), &s.n);
+        if (!s.s || !json_is(score, JSON_NUMBER)) json_error(j, "is not a piece and its score");
+        if (vocab_get(&t->vocab, s)) json_error(j, "is a piece that is there twice");
+        vocab_put(&t->vocab, t->name, s, id);
+        t->model.score[id] = json_number(score);
+    }
+    if (!json_is(unk, JSON_NUMBER)) json_error(model, "has no unk_id, expected one");
+    const Piece *p = &t->vocab.piece[t->vocab.of_id[id_need(t, unk)] - 1];
+    set_unk(t, (Str){ p->s, p->n });
+    unigram_json(t);
+}
+
+/* Old files do not name the type. */
+static ModelKind model_kind(Json model)
+{
+    Str type = string_or_empty(model, "type");
+    if (equals(type, "WordPiece")) return MODEL_WORDPIECE;
+    if (equals(type, "BPE"))       return MODEL_BPE;
+    if (equals(type, "Unigram"))   return MODEL_UNIGRAM;
+    if (type.n) unknown(model, "model", type, "BPE, Unigram, WordPiece");
+    if (json_get(model, "max_input_chars_per_word").node) return MODEL_WORDPIECE;
+    if (json_get(model, "merges").node)                   return MODEL_BPE;
+    if (json_is(json_get(model, "vocab"), JSON_ARRAY))    return MODEL_UNIGRAM;
+    unknown(model, "model", type, "BPE, Unigram, WordPiece");
 }
 
 void parse_model(Tokenizer *t, Json root)
 {
     Json model = json_get(root, "model");
     if (!json_is(model, JSON_OBJECT)) json_error(root, "has no object model, expected one");
-    bool pieces = model_is(model, "WordPiece", "max_input_chars_per_word");
-    if (!pieces && !model_is(model, "BPE", "merges"))
-        unknown(model, "model", string_or_empty(model, "type"), "BPE, WordPiece");
+    t->kind = model_kind(model);
     if (!json_get(model, "vocab").node) json_error(model, "has no vocab, expected one");
-    t->kind = pieces ? MODEL_WORDPIECE : MODEL_BPE;
+    if (t->kind == MODEL_UNIGRAM) { parse_unigram(t, model); return; }
+    bool pieces = t->kind == MODEL_WORDPIECE;
     parse_vocab(t, json_get(model, "vocab"));
     if (pieces) {
         t->model.prefix = string_need(model, "continuing_subword_prefix");
@@ -422,14 +466,18 @@ static Template parse_template(const Tokenizer *t, Json post, const char *key)
     return tpl;
 }
 
-void set_templates(Tokenizer *t, int cls, int sep, bool two_seps)
+static void add_if(IdList *l, int item)
+{
+    if (item != NO_TOKEN) ids_add(l, item);
+}
+
+void set_templates(Tokenizer *t, int first, int last, int before_b)
 {
     size_t mark = scratch_mark();
     IdList one = {0}, two = {0};
-    ids_add(&one, cls); ids_add(&one, TEMPLATE_A); ids_add(&one, sep);
-    ids_add(&two, cls); ids_add(&two, TEMPLATE_A); ids_add(&two, sep);
-    if (two_seps) ids_add(&two, sep);
-    ids_add(&two, TEMPLATE_B); ids_add(&two, sep);
+    add_if(&one, first); ids_add(&one, TEMPLATE_A); add_if(&one, last);
+    add_if(&two, first); ids_add(&two, TEMPLATE_A); add_if(&two, last);
+    add_if(&two, before_b); ids_add(&two, TEMPLATE_B); add_if(&two, last);
     t->single = template_keep(&one);
     t->pair = template_keep(&two);
     scratch_reset(mark);
@@ -462,8 +510,9 @@ void parse_post(Tokenizer *t, Json root)
             t->single = parse_template(t, step[i], "single");
             t->pair = parse_template(t, step[i], "pair");
         } else if (equals(type, "BertProcessing") || equals(type, "RobertaProcessing")) {
-            set_templates(t, token_id(t, step[i], "cls"), token_id(t, step[i], "sep"),
-                          equals(type, "RobertaProcessing"));
+            int sep = token_id(t, step[i], "sep");
+            set_templates(t, token_id(t, step[i], "cls"), sep,
+                          equals(type, "RobertaProcessing") ? sep : NO_TOKEN);
         } else {
             unknown(step[i], "post_processor", type,
                     "BertProcessing, ByteLevel, RobertaProcessing, Sequence, TemplateProcessing");

@@ -134,7 +134,8 @@ static size_t any_contraction(const char *p, const char *end)
     char low[3] = { 0 };
     if (*p != '\'' || end - p < 2) return 0;
     if (end - p >= 3 && memcmp(p + 1, "\xC5\xBF", 2) == 0) return 3;
-    for (int i = 0; i < 3 && p + i < end; i++) low[i] = p[i] >= 'A' && p[i] <= 'Z' ? p[i] + 32 : p[i];
+    for (int i = 0; i < 3 && p + i < end; i++)
+        low[i] = (char)(p[i] >= 'A' && p[i] <= 'Z' ? p[i] + 32 : p[i]);
     return contraction(low, low + (end - p < 3 ? end - p : 3));
 }
 

@@ -78,6 +78,28 @@ void text_replace(Text *out, Str from, Str what, Str by)
     text_add(out, s, (size_t)(end - s));
 }
 
+bool base64(char *out, size_t *n, Str text)
+{
+    static const char DIGITS[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    static int8_t value[256];                /* 1 + what the character stands for; 0: nothing */
+    for (int i = 0; i < 64 && !value['A']; i++) value[(uint8_t)DIGITS[63 - i]] = (int8_t)(64 - i);
+    size_t pad = 0;
+    while (pad < 2 && pad < text.n && text.s[text.n - 1 - pad] == '=') pad++;
+    if (text.n % 4) return false;
+    *n = 0;
+    for (size_t i = 0; i < text.n; i += 4) {
+        uint32_t v = 0;
+        for (size_t k = i; k < i + 4; k++) {
+            int digit = k < text.n - pad ? value[(uint8_t)text.s[k]] - 1 : 0;
+            if (digit < 0) return false;
+            v = v << 6 | (uint32_t)digit;
+        }
+        for (int k = 16; k >= 0; k -= 8) out[(*n)++] = (char)(v >> k);
+    }
+    *n -= pad;
+    return true;
+}
+
 void ids_room(IdList *l, size_t n)
 {
     size_t need = add_size(l->n, n);
@@ -259,7 +281,8 @@ bool tok_adds_bos(const Tokenizer *t)
 
 const char *tok_kind(const Tokenizer *t)
 {
-    return t->kind == MODEL_WORDPIECE ? "WordPiece" : "BPE";
+    static const char *const KIND[] = { "WordPiece", "BPE", "Unigram" };
+    return KIND[t->kind];
 }
 
 /* === Encoding ================================================================================= */
@@ -282,25 +305,37 @@ void set_unk(Tokenizer *t, Str unk)
     t->model.unk_id = unk.n ? vocab_find(&t->vocab, unk) : -1;
 }
 
+void find_bytes(Tokenizer *t)
+{
+    for (int i = 0; i < 256; i++) {
+        char name[8];
+        snprintf(name, sizeof name, "<0x%02X>", i);
+        t->model.byte_piece[i] = piece_of(&t->vocab, str_of(name));
+    }
+}
+
 void model_done(Tokenizer *t)
 {
     t->model.n_pieces = t->vocab.n_pieces;
     t->model.cache = keep_bytes(sizeof *t->model.cache);
+    find_bytes(t);
     if (t->kind == MODEL_BPE) bpe_finish(t);
 }
 
-static void model_ids(const Tokenizer *t, Str word, IdList *out)
+static void model_ids(const Tokenizer *t, Str word, bool raw, IdList *out)
 {
     switch (t->kind) {
     case MODEL_WORDPIECE: wordpiece(t, word, out); break;
     case MODEL_BPE:       bpe(t, word, out); break;
+    case MODEL_UNIGRAM:   unigram(t, word, raw, out); break;
     }
 }
 
-static void word_ids(const Tokenizer *t, Str word, IdList *out)
+static void word_ids(const Tokenizer *t, Str word, bool raw, IdList *out)
 {
     if (word.n == 0) return;
-    if (word.n > CACHE_WORD) { model_ids(t, word, out); return; }
+    bool other = raw && t->kind == MODEL_UNIGRAM;    /* than what the table has */
+    if (word.n > CACHE_WORD || other) { model_ids(t, word, raw, out); return; }
     uint32_t hash = hash_more(HASH_START, word.s, word.n);
     CacheEntry *e = &t->model.cache->entry[(hash ^ hash >> 16) & (CACHE_SIZE - 1)];
     if (e->hash == hash && e->n == word.n && memcmp(e->word, word.s, word.n) == 0) {
@@ -309,7 +344,7 @@ static void word_ids(const Tokenizer *t, Str word, IdList *out)
         return;
     }
     size_t start = out->n;
-    model_ids(t, word, out);
+    model_ids(t, word, raw, out);
     size_t n_ids = out->n - start;
     if (n_ids > CACHE_IDS) return;
     *e = (CacheEntry){ .hash = hash, .n = (uint8_t)word.n, .n_ids = (uint8_t)n_ids };
@@ -327,7 +362,7 @@ static void encode_words(const Tokenizer *t, Str s, Run run, IdList *out)
     }
     Words w = pre_tokenize(t, s, run.first);
     if (t->model.cut) w = cut_at_marks(&w);
-    for (size_t i = 0; i < w.n; i++) word_ids(t, w.word[i], out);
+    for (size_t i = 0; i < w.n; i++) word_ids(t, w.word[i], run.raw || run.guard, out);
 }
 
 static void encode_segment(const Tokenizer *t, Str s, Run run, IdList *out)

@@ -7,6 +7,7 @@
  *               further; Hangul syllables by arithmetic (The Unicode Standard, 3.12)
  *   NFKD        full decompositions in a pool, found by runs of equal length
  *   NFC         the pairs read backwards
+ *   clusters    characters that belong together (UAX #29), by classes found from outside
  *
  * Easy to get wrong:
  *   - The package's normalisation tables are old (Unicode 12): a character of a later version
@@ -24,6 +25,7 @@ typedef struct { uint32_t first, last; int n, start; } CompatRun;
 
 #include "unicode_data.h"
 #include "unicode_compat.h"
+#include "unicode_clusters.h"
 
 #define COUNT(array) ((int)(sizeof (array) / sizeof (array)[0]))
 
@@ -121,6 +123,69 @@ uint32_t unicode_compose(uint32_t a, uint32_t b)
         if (p->a < a || (p->a == a && p->b < b)) lo = mid + 1; else hi = mid;
     }
     return 0;
+}
+
+/* How a character takes part in grapheme clusters (GB.. are the rules of UAX #29). */
+enum { C_ATTACH = 1, C_PREPEND, C_CONTROL, C_PICTURE, C_LINKER, C_CONSONANT };
+
+static int cluster_class(uint32_t c)
+{
+    int i;
+    if (c < 0x300) return c < 0x20 || (c >= 0x7F && c < 0xA0) || c == 0xAD ? C_CONTROL
+                        : c == 0xA9 || c == 0xAE ? C_PICTURE : 0;
+    if (c >= 0x3400 && c < 0xA000) return 0;
+    FIND(cluster_runs, first, c, i);
+    return i >= 0 && c <= cluster_runs[i].last ? cluster_runs[i].ccc : 0;
+}
+
+/* Hangul: 1 leading, 2 vowel, 3 trailing consonant, 4 syllable without, 5 with a trailing one. */
+static int hangul_class(uint32_t c)
+{
+    if (c < H_L || (c > 0x11FF && c < 0xA960) || c > 0xD7FB) return 0;
+    if (c >= H_S && c < H_S + N_SYLLABLES) return (c - H_S) % N_T == 0 ? 4 : 5;
+    if (c < 0x1160 || (c >= 0xA960 && c < 0xA97D)) return 1;
+    if (c < 0x11A8 || (c >= 0xD7B0 && c < 0xD7C7)) return 2;
+    return c < 0x1200 || c >= 0xD7CB ? 3 : 0;
+}
+
+static bool hangul_joins(int a, int b)               /* GB6, GB7, GB8 */
+{
+    if (a == 1) return b == 1 || b == 2 || b >= 4;
+    if (a == 2 || a == 4) return b == 2 || b == 3;
+    return (a == 3 || a == 5) && b == 3;
+}
+
+static bool is_flag(uint32_t c) { return c >= 0x1F1E6 && c <= 0x1F1FF; }
+
+size_t cluster_length(const char *s, size_t n)
+{
+    enum { ZWJ = 0x200D };
+    const char *p = s, *end = s + n;
+    uint32_t last = utf8_next(&p);
+    if (last < 0x80 && (p == end || !(*p & 0x80)))
+        return last == '\r' && p < end && *p == '\n' ? 2 : 1;
+    int cls = cluster_class(last), n_flags = is_flag(last);
+    bool picture = cls == C_PICTURE, consonant = cls == C_CONSONANT, linked = false;
+    while (p < end && cls != C_CONTROL) {
+        const char *next = p;
+        uint32_t c = utf8_next(&next);
+        int k = cluster_class(c);
+        bool attached = k == C_ATTACH || k == C_LINKER;
+        bool joins = attached || hangul_joins(hangul_class(last), hangul_class(c));
+        if (cls == C_PREPEND && k != C_CONTROL) joins = true;                  /* GB9b */
+        if (k == C_CONSONANT && consonant && linked) joins = true;             /* GB9c */
+        if (k == C_PICTURE && picture && last == ZWJ) joins = true;            /* GB11 */
+        if (is_flag(c) && is_flag(last) && n_flags % 2) joins = true;          /* GB12, GB13 */
+        if (!joins) break;
+        if (!attached) picture = k == C_PICTURE;
+        if (!attached) { consonant = k == C_CONSONANT; linked = false; }
+        linked |= k == C_LINKER;
+        n_flags += is_flag(c);
+        last = c;
+        cls = k;
+        p = next;
+    }
+    return (size_t)(p - s);
 }
 
 /* The second byte decides whether a lead byte is any good (no overlong forms, no surrogates,

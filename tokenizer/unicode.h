@@ -35,6 +35,9 @@ int      unicode_ccc(uint32_t c);            /* canonical combining class */
 int      unicode_decompose(uint32_t c, bool compat, uint32_t out[U_MAX_DECOMPOSED]);
 uint32_t unicode_compose(uint32_t a, uint32_t b);            /* 0: a and b stay two */
 
+/* Bytes of the extended grapheme cluster that s begins with; n >= 1, valid UTF-8. */
+size_t   cluster_length(const char *s, size_t n);
+
 /* The code point at *s, which must be valid UTF-8; moves *s behind it. */
 static inline uint32_t utf8_next(const char **s)
 {

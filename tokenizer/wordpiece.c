@@ -20,7 +20,8 @@ static int n_chars(Str s)
 
 /* The id of the longest of the first n_pieces pieces that rest begins with; *n is its length. -1:
  * none. hash: room for rest.n. */
-static int longest_piece(const Vocab *v, int n_pieces, Str prefix, Str rest, uint32_t *hash, size_t *n)
+static int longest_piece(const Vocab *v, int n_pieces, Str prefix, Str rest, uint32_t *hash,
+                         size_t *n)
 {
     size_t max = rest.n;
     if (prefix.n + max > (size_t)v->longest)

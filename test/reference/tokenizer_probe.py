@@ -8,6 +8,7 @@ sets.
 
     tokenizer_probe.py            about a minute
 """
+import struct
 import unicodedata
 
 from tokenizers import AddedToken, Regex, Tokenizer, models
@@ -156,6 +157,45 @@ def check_agreements(s):
         kept = "".join(x for x in nfd.normalize_str(chr(c)) if ord(x) not in s["bert_mark"])
         assert strip.normalize_str(chr(c)) == kept, hex(c)
 
+# === Grapheme clusters, as Precompiled sees them ==================================================
+
+ACUTE = "\u0301"
+
+
+def precompiled(ch):
+    """A normalizer that replaces one character by X: a double array with one path in it."""
+    key, units, pos, base = ch.encode(), [0] * 2048, 256, 512
+    units[0] = 256 << 10
+    for i, b in enumerate(key):
+        pos ^= b
+        units[pos] = (pos ^ base) << 10 | b | 256 * (i == len(key) - 1)
+        pos, base = base, base + 256
+    units[pos] = 0x80000000
+    return N.Precompiled(struct.pack("<I2048I", 8192, *units) + b"X\0")
+
+
+def clusters():
+    """{class: code points} for unicode_clusters.h. Precompiled replaces a cluster of less than six
+    bytes as a whole, so a mark behind it is swallowed; that shows where clusters begin and end."""
+    a, acute, copyright = precompiled("a"), precompiled(ACUTE), precompiled("\u00a9")
+    s = {"attach": {c for c in POINTS if c != 97 and a.normalize_str("a" + chr(c)) == "X"}}
+    s["prepend"] = {c for c in POINTS if c not in s["attach"]
+                    and a.normalize_str(chr(c) + "a" + ACUTE).endswith(ACUTE)}
+    s["control"] = {c for c in POINTS if c != 0x301
+                    and acute.normalize_str(chr(c) + 2 * ACUTE) in ("X", chr(c) + "X")}
+    s["picture"] = {c for c in POINTS if c not in s["attach"]
+                    and copyright.normalize_str("\u00a9\u200d" + chr(c)).startswith("X\u200d")}
+    ka, virama = "\u0915", "\u094d"
+    after_ka = precompiled(ka)
+    s["linker"] = {c for c in s["attach"]
+                   if after_ka.normalize_str(ka + chr(c) + ka + ACUTE).endswith(ACUTE)}
+    s["attach"] -= s["linker"]
+    s["consonant"] = {c for c in [*range(0x900, 0x1100), *range(0x1700, 0x1c50), *range(0xa800, 0xac00)]
+                      if unicodedata.category(chr(c)) == "Lo" and c not in s["attach"]
+                      and precompiled(chr(c)).normalize_str(ka + virama + chr(c) + ACUTE)
+                      .endswith(ACUTE)}
+    return s
+
 
 if __name__ == "__main__":
     sets = classes()
@@ -167,4 +207,5 @@ if __name__ == "__main__":
     canonical, compat = decompositions()
     print(f"canonical   {len(canonical):7}   compat {len(compat)}   composing "
           f"{sum(p[2] for p in pairs(canonical).values())}")
+    print("clusters    " + ", ".join(f"{len(v)} {k}" for k, v in clusters().items()))
     print("all assumptions of tokenizer/unicode.h hold")
