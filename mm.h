@@ -226,6 +226,8 @@ typedef struct Session Session;
 
 /* config: of the language model itself (LLaVA: text_config); ck where its names begin. */
 Llama *llama_load(Ckpt ck, Json config);
+/* The same where the output matrix stands elsewhere than the table and the layers. */
+Llama *llama_load_parts(Ckpt body, Ckpt head, Json config);
 int    llama_vocab(const Llama *m), llama_dim(const Llama *m);
 int    llama_context(const Llama *m);                    /* max_position_embeddings */
 
@@ -255,8 +257,8 @@ void     session_cut(Session *s, int len);
  * those. Always less than n, so that there is something to read. */
 int      session_reuse(Session *s, const int *id, int n);
 /* Reads the prompt, as far as session_reuse says that it must, and continues it. The last new token
- * is not read: it is in no session until the next prompt brings it. A prompt with no room for one
- * more token fails the item with both numbers. o.beams must not be more than the session's. */
+ * is not read: it is in no session until the next prompt brings it. A prompt longer than the
+ * context fails the item with both numbers. o.beams must not be more than the session's. */
 Generated session_generate(Session *s, const int *prompt, int n_prompt, GenOptions o);
 
 /* === LLaVA (vlm.c) ============================================================================ */

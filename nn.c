@@ -346,6 +346,38 @@ void add_rows(Tensor x, Tensor table, int first)
     scratch_reset(mark);
 }
 
+/* === Rotary positions ========================================================================= */
+
+typedef struct { float *x; const Rope *rope; int n_heads, head_dim, n_tok; } RopeJob;
+
+static void rope_rows(const void *ctx, int first, int n)
+{
+    const RopeJob *j = ctx;
+    int n_pairs = n_cols(j->rope->cos), d = j->n_heads * j->head_dim;
+    for (int i = first; i < first + n; i++) {
+        size_t at = (size_t)(i % j->n_tok) * (size_t)n_pairs;
+        kernel.rope[ROPE_HALVES](j->x + (size_t)i * (size_t)d, f32(j->rope->cos) + at,
+                                 f32(j->rope->sin) + at, j->n_heads, j->head_dim, n_pairs);
+    }
+}
+
+/* x [.., n_tok, n_heads*head_dim]: queries or keys, in place. */
+static void rotate(Tensor x, const Rope *r, int n_heads, int head_dim)
+{
+    if (!r->cos.data) return;
+    if (n_rows(r->cos) != n_tok_of(x) || 2 * n_cols(r->cos) > head_dim)
+        bug("rope: angles %s for %s of %d heads", shape_string(r->cos), shape_string(x), n_heads);
+    for_rows(n_rows(x), n_cols(x), rope_rows,
+             &(RopeJob){ f32(x), r, n_heads, head_dim, n_tok_of(x) });
+}
+
+static void scale_queries(Tensor q, Tensor by)
+{
+    if (!by.data) return;
+    for (int i = 0; i < n_rows(q); i++)
+        kernel.scale(f32(q) + (size_t)i * (size_t)n_cols(q), f32(by)[i % n_tok_of(q)], n_cols(q));
+}
+
 /* === Keys and values of the past ============================================================== */
 
 KvCache kv_cache_scratch(int n_items, int max_len, int d)
@@ -381,21 +413,25 @@ void kv_reorder(KvCache *c, const int *from, int n_items)
 }
 
 /* Projects the tokens of x into rows len .. len+n_tok-1 of each item of the cache, of whatever type
- * it is. Of a single item in F32 these rows follow each other, and the product is written where it
- * will stay. */
-static void cache_project(Tensor cache, int len, Tensor x, const Linear *l)
+ * it is, with positions if there is a rope. Of a single item in F32 these rows follow each other,
+ * and the product is written where it will stay. */
+static void cache_project(Tensor cache, int len, Tensor x, const Linear *l, const Rope *rope,
+                          const Attn *a)
 {
     int n_items = n_items_of(x), n_tok = n_tok_of(x), d = cache.dim[2];
     if (n_items > cache.dim[0] || len + n_tok > cache.dim[1])
         bug("attention: %d items, rows %d..%d do not fit a cache %s", n_items, len,
             len + n_tok - 1, shape_string(cache));
     if (n_items == 1 && cache.dtype == F32) {
-        linear(rows(flat(cache), len, n_tok), x, l);
+        Tensor new = rows(flat(cache), len, n_tok);
+        linear(new, x, l);
+        if (rope) rotate(new, rope, a->n_kv_heads, a->head_dim);
         return;
     }
     size_t mark = scratch_mark();
     Tensor new = scratch_like(x, d);
     linear(new, x, l);
+    if (rope) rotate(new, rope, a->n_kv_heads, a->head_dim);
     size_t n = (size_t)n_tok * (size_t)d, item = (size_t)cache.dim[1] * (size_t)d;
     for (size_t i = 0; i < (size_t)n_items; i++)
         kernel.narrow[cache.dtype]((char *)cache.data + (i * item + (size_t)len * (size_t)d) *
@@ -422,8 +458,8 @@ static Keys keys_of_memory(const Attn *a, const AttnArgs *args)
         return (Keys){ f32(k), f32(v), F32, n_rows(args->memory), 0 };
     }
     if (!c->len) {
-        cache_project(c->k, 0, args->memory, &a->k);
-        cache_project(c->v, 0, args->memory, &a->v);
+        cache_project(c->k, 0, args->memory, &a->k, NULL, a);
+        cache_project(c->v, 0, args->memory, &a->v, NULL, a);
         c->len = n_rows(args->memory);
     }
     return (Keys){ c->k.data, c->v.data, c->k.dtype, c->len, 0 };
@@ -438,11 +474,12 @@ static Keys keys_of_self(Tensor x, const Attn *a, const AttnArgs *args)
     if (!c) {
         Tensor k = scratch_like(x, d), v = scratch_like(x, d);
         linear(k, x, &a->k);
+        rotate(k, &args->rope, a->n_kv_heads, a->head_dim);
         linear(v, x, &a->v);
         return (Keys){ f32(k), f32(v), F32, n_tok_of(x), (size_t)n_tok_of(x) * (size_t)d };
     }
-    cache_project(c->k, c->len, x, &a->k);
-    cache_project(c->v, c->len, x, &a->v);
+    cache_project(c->k, c->len, x, &a->k, &args->rope, a);
+    cache_project(c->v, c->len, x, &a->v, NULL, a);
     c->len += n_tok_of(x);
     return (Keys){ c->k.data, c->v.data, c->k.dtype, c->len, (size_t)c->k.dim[1] * (size_t)d };
 }
@@ -486,6 +523,8 @@ void attention(Tensor out, Tensor x, const Attn *a, AttnArgs args)
     Tensor q = scratch_like(x, a->n_heads * a->head_dim);
     Tensor heads = scratch_like(x, a->n_heads * a->head_dim);
     linear(q, x, &a->q);
+    rotate(q, &args.rope, a->n_heads, a->head_dim);
+    scale_queries(q, args.rope.q_scale);
     Keys kv = args.memory.data ? keys_of_memory(a, &args) : keys_of_self(x, a, &args);
     attend_keys(heads, q, kv, a, args.bias, args.causal);
     if (a->trace) trace(as_batch(heads), "%s", a->trace);
@@ -503,7 +542,12 @@ void mlp(Tensor out, Tensor x, const Mlp *m)
     if (m->gate.w.data) {
         Tensor gate = scratch_like(x, m->up.w.dim[0]);
         linear_act(gate, x, &m->gate, m->act);
-        linear_with(h, x, &m->up, (Epilogue){ .mul = f32(gate) });
+        if (!tracing()) {
+            linear_with(h, x, &m->up, (Epilogue){ .mul = f32(gate) });
+        } else {
+            linear(h, x, &m->up);
+            kernel.mul(f32(h), f32(gate), (int)n_elem(h));
+        }
     } else {
         linear_act(h, x, &m->up, m->act);
     }

@@ -287,6 +287,14 @@ typedef struct { Tensor w, b; int k, stride, pad; } Conv;   /* [c_out, c_in, k, 
 /* Keys and values of the tokens so far, item by item: [n_items, max_len, n_kv_heads*head_dim]. */
 typedef struct { Tensor k, v; int len; } KvCache;
 
+/* Angles by which queries and keys are turned, one for each pair of numbers (rotary positions, arXiv
+ * 2104.09864): [n_tok, n_pairs], row t for token t of each item. Of a head with more numbers than
+ * 2*n_pairs the rest stays. Pair i is (x[i], x[n_pairs + i]). */
+typedef struct {
+    Tensor cos, sin;                         /* absent: nothing is turned */
+    Tensor q_scale;                          /* [n_tok]: queries are multiplied by it; or absent */
+} Rope;
+
 typedef struct {                             /* weights of one attention sub-layer */
     Linear q, k, v, o;
     int    n_heads, n_kv_heads, head_dim;
@@ -297,6 +305,7 @@ typedef struct {                             /* weights of one attention sub-lay
 typedef struct {                             /* what one call adds; {0} is plain self-attention */
     Tensor      bias;                        /* [n_heads or 1, n_q, n_kv], added to the scores */
     bool        causal;                      /* no looking ahead */
+    Rope        rope;                        /* positions, by turning q and k */
     KvCache    *cache;                       /* append k, v; attend to all that came before */
     Tensor      memory;                      /* cross-attention: k and v come from here [n_kv, d_m],
                                               * for all items alike; with a cache they are computed
