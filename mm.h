@@ -86,7 +86,7 @@ typedef struct {
     float length_penalty;            /* beams: power of the length to divide by; 0 means 1 */
     bool  early_stopping;            /* beams: stop when that many sequences are finished */
     uint64_t seed;                   /* as torch.manual_seed */
-    /* Each new token as it comes (not with beams). False: that was the last one. */
+    /* Each new token as it comes, but an end token; not with beams. False: that was the last. */
     bool (*put)(void *ctx, int id);
     void *ctx;
 } GenOptions;

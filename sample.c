@@ -285,7 +285,7 @@ static Generated one_by_one(Search *s, Beam *b)
         }
         beam_append(b, s, id, info);
         n_new = 1;
-        b->halted = s->o.put && !s->o.put(s->o.ctx, id);
+        b->halted = !b->stopped && s->o.put && !s->o.put(s->o.ctx, id);
     }
     return generated(b, s);
 }

@@ -1,0 +1,228 @@
+/* language.c -- tests of language models: each tiny checkpoint computes what transformers computes
+ * from it (test/reference/language.py makes them; README.md there describes the answers).
+ *
+ *   test/language                   the tiny checkpoints under test/data/models
+ *   test/language FOLDER NAME...    others of the same layout
+ *
+ *   traced case   every intermediate, in the order in which it is computed
+ *   all cases     logits at several places of a prompt, read at once, in blocks and token by token;
+ *                 64 greedy tokens, with and without a cache; beams; sampled tokens
+ *
+ * With assets (MM_ASSETS, default ../shared/assets): what two real models write. */
+#include "../kernels/kernels.h"
+#include "answers.h"
+
+enum { NEW = 64, BEAM_NEW = 24, N_BEAMS = 3 };
+static const int END[] = { 2 };
+
+static Session *session(Llama *m, int n_block)
+{
+    return session_new(m, (SessionOptions){ .ctx = 300, .n_beams = N_BEAMS, .n_block = n_block });
+}
+
+/* === Logits =================================================================================== */
+
+static void logits_near(Tensor got, const Answers *a, int i, int row, const char *what)
+{
+    Tensor want = answer(a, i, "logits");
+    double e = nmse(f32(got), f32(rows(want, row, 1)), n_elem(got));
+    if (!check(e <= MAX_NMSE, what)) printf("    case %d, row %d: NMSE %g\n", i, row, e);
+}
+
+/* At the places that the reference tells, by reading up to each; a model whose angles depend on the
+ * length of the text is asked for the last only. */
+static void check_logits(Llama *m, const Answers *a, int i)
+{
+    int n;
+    const int *ids = ids_of(a, i, &n);
+    Tensor at = answer(a, i, "at");
+    int n_at = at.dim[0];
+    bool by_length = json_bool(json_at(a->cases, i), "by_length", false);
+    Session *s = session(m, 0), *blocks = session(m, 41);
+    logits_near(session_read(s, ids, n), a, i, n_at - 1, "logits, read at once");
+    Tensor whole = scratch(1, llama_vocab(m)), cut;
+    memcpy(f32(whole), f32(session_read(s, (session_cut(s, 0), ids), n)),
+           n_elem(whole) * sizeof(float));
+    cut = session_read(blocks, ids, n);
+    check(n < 32 || !memcmp(f32(whole), f32(cut), n_elem(cut) * sizeof(float)),
+          "a prompt in blocks gives the same bits");
+    if (by_length) return;
+    session_cut(s, 0);
+    for (int k = 0, next = 0; k < n; k++) {
+        Tensor got = session_read(s, ids + k, 1);
+        if (((int *)at.data)[next] == k) logits_near(got, a, i, next++, "logits, token by token");
+    }
+}
+
+/* === Sequences ================================================================================ */
+
+static void same_ids(const Answers *a, int i, const char *kind, Generated g)
+{
+    Tensor want = answer(a, i, scratch_string("%s.ids", kind));
+    Tensor margin = answer(a, i, scratch_string("%s.margin", kind));
+    float clear = INFINITY;
+    for (size_t k = 0; k < n_elem(margin) && margin.data; k++)
+        clear = fminf(clear, f32(margin)[k]);
+    if (clear < MARGIN) {
+        printf("skipped: %s: case %d, %s: the reference's margin is %g\n", model, i, kind, clear);
+        n_skipped++;
+        return;
+    }
+    bool same = g.n == want.dim[0] && !memcmp(g.id, want.data, (size_t)g.n * sizeof(int));
+    if (check(same, scratch_string("case %d: %s: ids", i, kind))) return;
+    print_ids("    got ", g.id, g.n);
+    print_ids("    want", want.data, want.dim[0]);
+}
+
+/* Everything read again for each token. */
+static void check_no_cache(Llama *m, const int *ids, int n, Generated g)
+{
+    Session *s = session(m, 0);
+    bool same = true;
+    for (int k = n; k < g.n && k < n + 12; k++) {
+        session_cut(s, 0);
+        Tensor logits = session_read(s, g.id, k);
+        int best = 0;
+        for (int v = 1; v < n_cols(logits); v++)
+            if (f32(logits)[v] > f32(logits)[best]) best = v;
+        same = same && best == g.id[k];
+    }
+    check(same && !memcmp(g.id, ids, (size_t)n * sizeof(int)), "no cache: the same tokens");
+}
+
+/* A second text that begins as the first: what is kept of it must not change what follows. */
+static void check_reuse(Llama *m, const int *ids, int n, Generated g)
+{
+    GenOptions o = { .max_tokens = NEW };
+    Session *s = session_new(m, (SessionOptions){ .ctx = 300, .repeatable = true });
+    int other[64];
+    memcpy(other, ids, sizeof other);
+    other[63] ^= 1;
+    session_generate(s, other, n < 64 ? n : 64, o);
+    int len = session_len(s);
+    Generated again = session_generate(s, ids, n, o);
+    check(len > 0 && again.n == g.n && !memcmp(again.id, g.id, (size_t)g.n * sizeof(int)),
+          "a prompt after another one");
+}
+
+static void check_sequences(Llama *m, const Answers *a, int i)
+{
+    int n;
+    const int *ids = ids_of(a, i, &n);
+    Session *s = session(m, 0);
+    GenOptions o = { .max_tokens = NEW };
+    Generated g = session_generate(s, ids, n, o);
+    same_ids(a, i, "greedy", g);
+    if (!json_bool(json_at(a->cases, i), "by_length", false)) check_no_cache(m, ids, n, g);
+    if (n > 64) check_reuse(m, ids, n, g);
+    o.end = END;
+    o.n_end = 1;
+    o.max_tokens = BEAM_NEW;
+    o.beams = N_BEAMS;
+    o.logprobs = 1;
+    Generated b = session_generate(s, ids, n, o);
+    same_ids(a, i, "beams", b);
+    float sum = 0;
+    for (int k = 0; k < b.n - n; k++) sum += b.info[k].chosen.logprob;
+    check(fabsf(sum / (float)(b.n - n) - *f32(answer(a, i, "beams.score"))) < 1e-4f, "score");
+    same_ids(a, i, "sampled", session_generate(s, ids, n, (GenOptions){
+        .max_tokens = NEW / 2, .end = END, .n_end = 1, .seed = 7,
+        .temp = 0.9f, .top_k = 20, .top_p = 0.9f, .min_p = 0.02f, .repeat_penalty = 1.1f,
+    }));
+}
+
+/* === Trained models =========================================================================== */
+
+static int *ids_in(Json list, int *n)
+{
+    int *id = scratch_bytes((size_t)json_len(list) * sizeof *id + 1);
+    *n = 0;
+    for (Json j = json_first(list); j.node; j = json_next(j)) id[(*n)++] = (int)json_number(j);
+    return id;
+}
+
+/* The reference's prompt, then its ids. */
+static void same_story(Session *s, Json c, const char *key, GenOptions o)
+{
+    int n, n_want;
+    int *prompt = ids_in(json_get(c, "prompt_ids"), &n);
+    const int *want = ids_in(json_get(c, key), &n_want);
+    Generated g = session_generate(s, prompt, n, o);
+    if (check(g.n - n == n_want && !memcmp(g.id + n, want, (size_t)n_want * sizeof *want), key))
+        return;
+    print_ids("    got ", g.id + n, g.n - n);
+    print_ids("    want", want, n_want);
+}
+
+static void stories(void)
+{
+    const char *assets = getenv("MM_ASSETS");
+    size_t n_json, n_text;
+    char *text = (char *)read_file("test/data/stories.json", &n_text);
+    Json cases = json_get(json_parse("stories", text, n_text, 64, EXIT_FILE), "cases");
+    Llama *m = NULL;
+    for (Json c = json_first(cases); c.node; c = json_next(c)) {
+        const char *name = json_str(c, "model", "");
+        const char *dir = keep_string("%s/models/%s", assets ? assets : "../shared/assets", name);
+        if (!model_file(dir, "config.json", 1 << 20, &n_json)) {
+            printf("skipped: %s: %s is not there\n", name, dir);
+            n_skipped++;
+            continue;
+        }
+        if (!m || strcmp(model, name)) m = llama_load(ckpt_open(dir), config_of(dir));
+        model = name;
+        Session *s = session_new(m, (SessionOptions){ 0 });
+        GenOptions o = { .max_tokens = 200, .end = END, .n_end = 1 };
+        same_story(s, c, "ids", o);
+        o.max_tokens = 60;
+        o.seed = 7;
+        o.temp = 0.9f, o.top_k = 20, o.top_p = 0.9f, o.min_p = 0.02f, o.repeat_penalty = 1.1f;
+        same_story(s, c, "sampled", o);
+    }
+}
+
+/* === All of them ============================================================================== */
+
+static void test_model(const char *name)
+{
+    size_t mark = scratch_mark(), kept = keep_mark();
+    model = name;
+    const char *dir = keep_string("%s/%s", folder, name);
+    Answers a = answers_load(dir);
+    Ckpt ck = ckpt_open(dir);
+    Llama *m = llama_load(ck, config_of(dir));
+    ckpt_done(ck);
+    for (int i = 0; i < json_len(a.cases); i++) {
+        int n;
+        const int *ids = ids_of(&a, i, &n);
+        if (a.traced && i == 0) {
+            Session *s = session(m, 0);
+            watch_start(&a);
+            session_generate(s, ids, n, (GenOptions){ .max_tokens = 3 });
+            watch_end();
+        }
+        check_logits(m, &a, i);
+        check_sequences(m, &a, i);
+        scratch_reset(mark);
+    }
+    keep_reset(kept);
+}
+
+int main(int argc, char **argv)
+{
+    static const char *const TINY[] = {
+        "llama", "llama-f16", "llama-dynamic", "llama3", "mistral-yarn", "qwen2", "qwen", "phi",
+        "phi-msft", "opt", "opt-post",
+    };
+    kernels_init(getenv("MM_CPU"), true);
+    threads_start(0);
+    if (argc > 1) {
+        folder = argv[1];
+        for (int i = 2; i < argc; i++) test_model(argv[i]);
+    } else {
+        for (size_t i = 0; i < sizeof TINY / sizeof *TINY; i++) test_model(TINY[i]);
+        stories();
+    }
+    printf("language: %d passed, %d failed, %d skipped\n", n_passed, n_failed, n_skipped);
+    return n_failed > 0;
+}
