@@ -33,9 +33,16 @@ static void load_blip(Model *m)
     m->image_size = blip_image_size(m->blip);
 }
 
+static void load_llama(Model *m)
+{
+    m->llama = llama_load(m->ck, m->config);
+    ckpt_done(m->ck);
+}
+
 static void load_sentence(Model *m) { m->sentence = sentence_load(m->dir, m->ck, m->config); }
 
 #define WITH_PICTURES (PREPROCESS | TOKENIZE)
+#define A_WRITER      (CHAT | COMPLETE | TOKENIZE)
 
 static const ModelRow MODELS[] = {
     { "blip", "BlipForConditionalGeneration", "text_decoder.bert.embeddings.word_embeddings.weight",
@@ -50,8 +57,29 @@ static const ModelRow MODELS[] = {
       0 },
     { "bert", "BertForPreTraining", NULL, "BERT sentence encoder", EMBED | TOKENIZE, load_sentence,
       0 },
+    { "llama", "LlamaForCausalLM", NULL, "LLaMA", A_WRITER, load_llama, 0 },
+    { "llama", "LLaMAForCausalLM", NULL, "LLaMA", A_WRITER, load_llama, 0 },
+    { "mistral", "MistralForCausalLM", NULL, "Mistral", A_WRITER, load_llama, 0 },
+    { "qwen", "QWenLMHeadModel", NULL, "Qwen", A_WRITER, load_llama, 0 },
+    { "qwen2", "Qwen2ForCausalLM", NULL, "Qwen 2", A_WRITER, load_llama, 0 },
+    { "phi", "PhiForCausalLM", NULL, "Phi", A_WRITER, load_llama, 0 },
+    { "phi-msft", "PhiForCausalLM", NULL, "Phi, first layout", A_WRITER, load_llama, 0 },
+    { "opt", "OPTForCausalLM", NULL, "OPT", A_WRITER, load_llama, 0 },
     { 0 }
 };
+
+/* The model_types of the table, for messages. */
+static const char *known_types(void)
+{
+    static char list[400];
+    size_t n = 0;
+    const char *last = "";
+    for (const ModelRow *row = MODELS; row->type && n < sizeof list; last = row++->type)
+        if (strcmp(row->type, last))
+            n += (size_t)snprintf(list + n, sizeof list - n, "%s\"%s\"", *last ? ", " : "",
+                                  row->type);
+    return list;
+}
 
 /* === What config.json says ==================================================================== */
 
@@ -77,10 +105,10 @@ static _Noreturn void unknown_model(const Model *m, const char *type)
         die(EXIT_MODEL, "%s/config.json: key architectures is %s, which mm does not run\n"
             "of model_type %s it runs: %s", quoted(m->dir), quoted(m->arch), quoted(type), known);
     if (!type)
-        die(EXIT_MODEL, "%s/config.json: key model_type is missing: this version runs "
-            "\"blip\", \"clip\" and \"bert\"", quoted(m->dir));
+        die(EXIT_MODEL, "%s/config.json: key model_type is missing: this version runs %s",
+            quoted(m->dir), known_types());
     die(EXIT_MODEL, "%s/config.json: key model_type is %s, which mm does not know\n"
-        "this version runs \"blip\", \"clip\" and \"bert\"", quoted(m->dir), quoted(type));
+        "this version runs %s", quoted(m->dir), quoted(type), known_types());
 }
 
 /* The row for model_type and architectures; for a file without the latter, by its tensors. */
@@ -205,8 +233,10 @@ int text_context(const Model *m)
 void model_tokenizer(Model *m)
 {
     m->tok = tok_load(m->dir);
-    int usual = m->row->load == load_clip ? 49408 : m->row->load == load_blip ? 30524 : 30522;
+    int usual = m->llama ? llama_vocab(m->llama) : m->row->load == load_clip ? 49408
+              : m->row->load == load_blip ? 30524 : m->row->load == load_llama ? 0 : 30522;
     int rows = json_int(text_config(m), "vocab_size", usual, 1, 1 << 22), n = tok_size(m->tok);
+    if (!rows) return;                       /* a table of unknown size: no weights were asked for */
     int missing = rows - n;
     bool few = missing > rows / 10 || (missing > 128 && missing > rows / 32);
     if (n <= rows && !few) return;

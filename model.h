@@ -29,9 +29,11 @@ struct Model {
     Tokenizer  *tok;
     Preprocess  pre;
     bool        has_weights;
-    Clip       *clip;                /* one of these, by row */
+    Clip       *clip;                /* which of these are there depends on the row */
     Blip       *blip;
     Sentence   *sentence;
+    Llama      *llama;
+    Llava      *llava;               /* llama is its language model */
     int         image_size;          /* 0: takes no pictures */
 };
 
