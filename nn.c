@@ -1,13 +1,15 @@
 /* nn.c -- the layers that all models share, in terms of kernels.h.
  *
  * Linear, LayerNorm, RMSNorm (arXiv 1607.06450, 1910.07467), multi-head attention with grouped keys
- * and values (1706.03762, 2305.13245), MLP, embedding, patch embedding. How they are wired - before
- * or after the norm, in parallel - is the business of the model files.
+ * and values (1706.03762, 2305.13245), MLP, embedding, convolution, group norm (1803.08494).
+ * How they are wired - before or after the norm, in parallel - is the business of the model files.
  *
  *   linear      x [n_tok, n_in]        -> out [n_tok, n_out]      out = x W^T + b
  *   attention   x [n_tok, d]           -> q [n_tok, n_heads*head_dim], k, v [n_kv, ..]
  *               softmax(q k^T scale + bias) v, head by head -> o -> out [n_tok, d]
  *   mlp         x [n_tok, d]           -> act(up x) [n_tok, d_ff] -> down -> out [n_tok, d]
+ *   conv2d      x [n, H, W, C]         -> out [n, H', W', c_out]
+ *   group_norm  x [n, H, W, C]         -> act((x - mean) / sqrt(variance + eps) w + b), by groups
  *   patch_embed image [H, W, C]        -> [(H/k)*(W/k), c_out]
  *
  * However the work is cut into pieces, each sum is added up by one thread in an order that follows
@@ -19,7 +21,7 @@
  *   - The kernels choose their way of multiplying by the rows of one item, so an item of a batch
  *     is handed over as [n_items, n_tok, d], not as [n_items*n_tok, d].
  *   - With a cache, causal means: query i of n_q looks at keys 0 .. n_kv - n_q + i.
- *   - PyTorch keeps a patch's weights as [c_in, k, k]; a patch of the picture is [k, k, c_in]. */
+ *   - PyTorch keeps a kernel's weights as [c_in, k, k]; a patch of the picture is [k, k, c_in]. */
 #include <math.h>
 #include <string.h>
 
@@ -69,8 +71,7 @@ Norm norm_load(Ckpt ck, const char *name, int d, float eps)
     };
 }
 
-/* The weights stay as they are, [c_out, c_in, k, k]; patch_embed brings the picture into that
- * order. */
+/* The weights stay as they are, [c_out, c_in, k, k]. */
 Conv conv_load(Ckpt ck, const char *name, int c_out, int c_in, int k, int stride, int pad)
 {
     ck = ckpt_at(ck, "%s.", name);
@@ -79,6 +80,24 @@ Conv conv_load(Ckpt ck, const char *name, int c_out, int c_in, int k, int stride
         .b = vector_f32(ckpt_opt(ck, "bias", c_out)),
         .k = k, .stride = stride, .pad = pad,
     };
+}
+
+Conv conv_load_transposed(Ckpt ck, const char *name, int c_in, int c_out, int k, int stride,
+                          int pad)
+{
+    ck = ckpt_at(ck, "%s.", name);
+    return (Conv){
+        .w = ckpt_get(ck, "weight", c_in, c_out, k, k),
+        .b = vector_f32(ckpt_opt(ck, "bias", c_out)),
+        .k = k, .stride = stride, .pad = pad, .transposed = true,
+    };
+}
+
+GroupNorm group_norm_load(Ckpt ck, const char *name, int c, int groups, float eps)
+{
+    ck = ckpt_at(ck, "%s.", name);
+    return (GroupNorm){ .w = vector_load(ck, "weight", c), .b = vector_load(ck, "bias", c),
+                        .groups = groups, .eps = eps };
 }
 
 /* Rows first .. first+n-1 of a vector. */
@@ -556,45 +575,125 @@ void mlp(Tensor out, Tensor x, const Mlp *m)
     scratch_reset(mark);
 }
 
-/* === Patches ================================================================================== */
+/* === Pictures ================================================================================= */
 
-typedef struct { float *out; const float *image; int w, c, k, per_row; } PatchJob;
+/* [H, W, C] and [n, H, W, C] */
+typedef struct { int n, h, w, c; } Picture;
 
-/* Patches first .. first+n-1, each [k, k, C] in the image, as rows [C, k, k]. */
-static void patch_block(const void *ctx, int first, int n)
+static Picture picture_of(Tensor x)
 {
-    const PatchJob *j = ctx;
-    float *to = j->out + (size_t)first * (size_t)(j->c * j->k * j->k);
-    for (int i = first; i < first + n; i++) {
-        size_t top = (size_t)(i / j->per_row * j->k), left = (size_t)(i % j->per_row * j->k);
-        for (int c = 0; c < j->c; c++)
-            for (size_t y = 0; y < (size_t)j->k; y++) {
-                const float *from = j->image + ((top + y) * (size_t)j->w + left) * (size_t)j->c + c;
-                for (int x = 0; x < j->k; x++) *to++ = from[(size_t)x * (size_t)j->c];
-            }
-    }
+    if (x.ndim != 3 && x.ndim != 4) bug("no picture: %s", shape_string(x));
+    const int *d = x.dim + x.ndim - 3;
+    return (Picture){ x.ndim == 4 ? x.dim[0] : 1, d[0], d[1], d[2] };
 }
 
-/* A convolution whose stride is its size touches each pixel once: cut the picture into patches, and
- * it is a linear layer on them. What is left over at the right and lower edge is not looked at. */
+static int conv_size(int n, const Conv *c)
+{
+    return c->transposed ? (n - 1) * c->stride - 2 * c->pad + c->k + c->extra
+                         : (n + 2 * c->pad + c->extra - c->k) / c->stride + 1;
+}
+
+static int conv_groups(const Conv *c) { return c->groups ? c->groups : 1; }
+static int conv_out(const Conv *c)
+{
+    return c->transposed ? c->w.dim[1] * conv_groups(c) : c->w.dim[0];
+}
+
+Tensor conv_like(Tensor x, const Conv *c)
+{
+    Picture p = picture_of(x);
+    int h = conv_size(p.h, c), w = conv_size(p.w, c);
+    if (h < 1 || w < 1) bug("conv2d: %s from %s", shape_string(c->w), shape_string(x));
+    Tensor t = scratch3(p.n, h * w, conv_out(c));
+    if (x.ndim == 3) return (Tensor){ .data = t.data, .ndim = 3, .dim = { h, w, conv_out(c) } };
+    return (Tensor){ .data = t.data, .ndim = 4, .dim = { p.n, h, w, conv_out(c) } };
+}
+
+static void conv2d_with(Tensor out, Tensor x, const Conv *c, Epilogue e)
+{
+    Picture from = picture_of(x), to = picture_of(out);
+    int groups = conv_groups(c);
+    int n_in = c->transposed ? c->w.dim[0] : c->w.dim[1] * groups;
+    if (from.c != n_in || to.c != conv_out(c) || from.n != to.n || to.h != conv_size(from.h, c) ||
+        to.w != conv_size(from.w, c))
+        bug("conv2d: %s from %s to %s", shape_string(c->w), shape_string(x), shape_string(out));
+    e.bias = f32(c->b);
+    flops += 2.0 * (double)n_elem(c->transposed ? x : out) * (double)n_elem(c->w) /
+             c->w.dim[0];
+    convolve(&(Convolution){
+        .out = f32(out), .in = f32(x), .w = c->w.data, .type = c->w.dtype,
+        .n = from.n, .h = from.h, .width = from.w, .c_in = from.c,
+        .out_h = to.h, .out_w = to.w, .c_out = to.c, .kh = c->k, .kw = c->k, .stride = c->stride,
+        .pad_top = c->pad, .pad_left = c->pad, .groups = groups, .transposed = c->transposed,
+        .e = e,
+    });
+}
+
+/* The reference calls a layer's output by the name of its weight, as trace_layer() says. */
+static void trace_picture(Tensor t, Tensor weight)
+{
+    int n;
+    if (tracing() && layer_name(weight.name, &n))
+        trace_map(t, t.dim[t.ndim - 3], t.dim[t.ndim - 2], "%.*s", n, weight.name);
+}
+
+void conv2d(Tensor out, Tensor x, const Conv *c)
+{
+    conv2d_with(out, x, c, (Epilogue){ 0 });
+    trace_picture(out, c->w);
+}
+
+/* As in linear_act. */
+void conv2d_act(Tensor out, Tensor x, const Conv *c, Act act)
+{
+    if (!tracing()) {
+        conv2d_with(out, x, c, (Epilogue){ .act = act });
+        return;
+    }
+    conv2d(out, x, c);
+    for_rows(n_rows(out), n_cols(out), act_block, &(ActJob){ f32(out), n_cols(out), act });
+}
+
+/* With a trace, what the reference has is the convolution by itself, before the sum. */
+void conv2d_add(Tensor out, Tensor x, const Conv *c)
+{
+    if (!tracing()) {
+        conv2d_with(out, x, c, (Epilogue){ .add = true });
+        return;
+    }
+    size_t mark = scratch_mark();
+    Tensor y = conv_like(x, c);
+    conv2d(y, x, c);
+    add(out, y);
+    scratch_reset(mark);
+}
+
+/* The activation comes with the norm, in one pass over memory, unless the reference's norm alone is
+ * to be traced. */
+void group_norm(Tensor out, Tensor x, const GroupNorm *g, Act act)
+{
+    Picture p = picture_of(x);
+    if (n_elem(out) != n_elem(x) || n_cols(out) != p.c || (int)n_elem(g->w) != p.c ||
+        p.c % g->groups)
+        bug("group_norm: %s in %d groups from %s to %s", shape_string(g->w), g->groups,
+            shape_string(x), shape_string(out));
+    group_normalize(f32(out), f32(x), f32(g->w), f32(g->b), p.n, p.h * p.w, p.c, g->groups, g->eps,
+                    tracing() ? ACT_NONE : act);
+    if (!tracing()) return;
+    trace_picture(out, g->w);
+    for_rows(n_rows(out), n_cols(out), act_block, &(ActJob){ f32(out), n_cols(out), act });
+}
+
+/* A convolution whose stride is its size touches each pixel once. What is left over at the right
+ * and lower edge is not looked at. */
 Tensor patch_embed(Tensor image, const Conv *c)
 {
-    int h = image.dim[0], w = image.dim[1], channels = image.dim[2], k = c->k;
-    if (image.ndim != 3 || channels != c->w.dim[1] || c->stride != k || c->pad || h < k || w < k)
-        bug("patch_embed: %s from image %s", shape_string(c->w), shape_string(image));
-    int n_patch = (h / k) * (w / k), n_in = channels * k * k;
-    Tensor out = scratch(n_patch, c->w.dim[0]);
-    size_t mark = scratch_mark();
-    Tensor patches = scratch(n_patch, n_in);
-    for_rows(n_patch, n_in, patch_block,
-             &(PatchJob){ f32(patches), f32(image), w, channels, k, w / k });
-    Linear l = { .w = c->w, .b = c->b };                      /* [c_out, c_in, k, k], flattened */
-    l.w.ndim = 2;
-    l.w.dim[1] = n_in;
-    linear_with(out, patches, &l, (Epilogue){ 0 });
-    int n_name;
-    if (tracing() && layer_name(c->w.name, &n_name))
-        trace_map(out, h / k, w / k, "%.*s", n_name, c->w.name);
-    scratch_reset(mark);
-    return out;
+    if (image.ndim != 3 || c->stride != c->k || c->pad) bug("patch_embed: %s", shape_string(c->w));
+    Tensor out = conv_like(image, c);
+    conv2d(out, image, c);
+    Tensor patches = out;
+    patches.ndim = 2;
+    patches.dim[0] = out.dim[0] * out.dim[1];
+    patches.dim[1] = out.dim[2];
+    return patches;
 }

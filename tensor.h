@@ -210,7 +210,7 @@ typedef void TraceFn(void *ctx, const char *name, Tensor t);
 void trace_to(TraceFn *fn, void *ctx);       /* NULL: off; resets the counts */
 bool tracing(void);
 void trace(Tensor t, const char *fmt, ...) PRINTF(2, 3);
-/* t [h*w, C] as [1, C, h, w] */
+/* t [h*w, C] or [n, h, w, C] as [n, C, h, w] */
 void trace_map(Tensor t, int h, int w, const char *fmt, ...) PRINTF(4, 5);
 /* The sink of --trace FILE: everything goes into one safetensors file, F32, that gets its name when
  * it is complete. Both die with EXIT_OUTPUT if it cannot be written. */
@@ -283,7 +283,15 @@ uint64_t hash_bytes(const void *bytes, size_t n, uint64_t salt);
 
 typedef struct { Tensor w, b; } Linear;      /* [n_out, n_in], [n_out] or absent */
 typedef struct { Tensor w, b; float eps; bool rms; } Norm;
-typedef struct { Tensor w, b; int k, stride, pad; } Conv;   /* [c_out, c_in, k, k], [c_out] */
+typedef struct { Tensor w, b; int groups; float eps; } GroupNorm;          /* [c], [c] */
+typedef struct {                             /* w [c_out, c_in/groups, k, k], b [c_out] or absent */
+    Tensor w, b;
+    int    k, stride, pad;                   /* pad: zeros around the picture */
+    int    extra;                            /* more of them at the bottom and at the right */
+    int    groups;                           /* 0 is 1 */
+    bool   transposed;                       /* w [c_in, c_out/groups, k, k]; pad takes away from
+                                              * the edges of the output, extra adds to it */
+} Conv;
 /* Keys and values of the tokens so far, item by item: [n_items, max_len, n_kv_heads*head_dim]. */
 typedef struct { Tensor k, v; int len; } KvCache;
 
@@ -324,6 +332,10 @@ Tensor vector_load(Ckpt ck, const char *name, int n);        /* dies if it is no
 Linear linear_load(Ckpt ck, const char *name, int n_out, int n_in);  /* .weight, .bias if there */
 Norm   norm_load(Ckpt ck, const char *name, int d, float eps);       /* weight/bias or gamma/beta */
 Conv   conv_load(Ckpt ck, const char *name, int c_out, int c_in, int k, int stride, int pad);
+/* The same for a ConvTranspose2d: .transposed is set, extra is 0. */
+Conv   conv_load_transposed(Ckpt ck, const char *name, int c_in, int c_out, int k, int stride,
+                            int pad);
+GroupNorm group_norm_load(Ckpt ck, const char *name, int c, int groups, float eps);
 Linear linear_rows(Linear l, int first, int n);              /* a part of a fused projection */
 
 void linear(Tensor out, Tensor x, const Linear *l);          /* out = x W^T + b */
@@ -346,6 +358,14 @@ int  cut_ids(int *to, const int *ids, int n, int max);
 void add_rows(Tensor x, Tensor table, int first);            /* x[i] += table[first + i] */
 void softmax_rows(Tensor x);                                 /* each row, in place */
 void l2_normalize(Tensor x);                                 /* each row: x / |x| */
+/* Pictures are [H, W, C], or several [n, H, W, C]. conv_like gives the output of conv2d its size,
+ * in scratch; conv2d_add adds to what is there. Convolutions of 3x3 with stride 1 are Winograd's,
+ * whose error is about twice that of the plain sum, unless --exact is given. */
+Tensor conv_like(Tensor x, const Conv *c);
+void conv2d(Tensor out, Tensor x, const Conv *c);
+void conv2d_act(Tensor out, Tensor x, const Conv *c, Act act);
+void conv2d_add(Tensor out, Tensor x, const Conv *c);
+void group_norm(Tensor out, Tensor x, const GroupNorm *g, Act act);       /* out may be x */
 /* Patch embedding: image [H, W, C] -> [(H/k)*(W/k), c_out], row by row; k = stride, no padding. */
 Tensor patch_embed(Tensor image, const Conv *c);             /* scratch */
 KvCache kv_cache_scratch(int n_items, int max_len, int d);

@@ -68,13 +68,14 @@ void trace(Tensor t, const char *fmt, ...)
 void trace_map(Tensor t, int h, int w, const char *fmt, ...)
 {
     if (!sink) return;
-    size_t mark = scratch_mark();
-    int C = n_cols(t), n_pix = h * w;
-    Tensor map = { .dtype = F32, .ndim = 4, .dim = {1, C, h, w} };
+    size_t mark = scratch_mark(), C = (size_t)n_cols(t), n_pix = (size_t)h * (size_t)w;
+    int n = (int)(n_elem(t) / C / n_pix);
+    Tensor map = { .dtype = F32, .ndim = 4, .dim = {n, (int)C, h, w} };
     map.data = scratch_bytes(n_elem(map) * sizeof(float));
-    for (int c = 0; c < C; c++)              /* [H, W, C] -> [C, H, W] */
-        for (int i = 0; i < n_pix; i++)
-            f32(map)[(size_t)c * n_pix + i] = f32(t)[(size_t)i * C + c];
+    for (size_t p = 0; p < (size_t)n; p++)   /* [n, H, W, C] -> [n, C, H, W] */
+        for (size_t c = 0; c < C; c++)
+            for (size_t i = 0; i < n_pix; i++)
+                f32(map)[(p * C + c) * n_pix + i] = f32(t)[(p * n_pix + i) * C + c];
     va_list args;
     va_start(args, fmt);
     emit(map, fmt, args);

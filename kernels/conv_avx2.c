@@ -7,7 +7,10 @@
  * between columns and rows goes through the first-level cache.
  *
  * What bounds it: two operations a cycle (Haswell to Zen 4), two loads, one store: 36 + 36 stores
- * for the pixels, 18 + 36 for the weights: about 80 cycles for 8 channels of a square. */
+ * for the pixels, 18 + 36 for the weights: about 80 cycles for 8 channels of a square.
+ *
+ * Group norm: moments reads a block of pixels, four registers of channels at a time, and does four
+ * operations for each of them; affine one. Memory is what bounds both. */
 #include "avx2.h"
 
 enum { LANES = 8 };
@@ -19,6 +22,8 @@ INLINE Vec times(float s, Vec a)            { return _mm256_mul_ps(_mm256_set1_p
 INLINE Vec plus(Vec a, Vec b)               { return _mm256_add_ps(a, b); }
 INLINE Vec minus(Vec a, Vec b)              { return _mm256_sub_ps(a, b); }
 INLINE Vec mad(float s, Vec a, Vec b)       { return _mm256_fmadd_ps(_mm256_set1_ps(s), a, b); }
+INLINE Vec zero(void)                       { return _mm256_setzero_ps(); }
+INLINE Vec fma_of(Vec a, Vec b, Vec c)      { return _mm256_fmadd_ps(a, b, c); }
 
 /* B^T x, x a column or row of 6. */
 INLINE void points_in(Vec r[6], const Vec x[6])
@@ -141,9 +146,55 @@ static void wino_out_avx2(float *Y, const float *M, size_t ld, int n)
     if (c < n) out_lanes(Y + c, M + c, ld, n, n - c);
 }
 
+/* n channels of rows ld apart, V registers of them: the loads of a row lie side by side. */
+INLINE void moments_lanes(float *sum, float *squares, const float *x, const float *at, int rows,
+                          int ld, const int V, const int lanes)
+{
+    Vec s[4], q[4], m[4];
+    UNROLL
+    for (int v = 0; v < V; v++) {
+        s[v] = q[v] = zero();
+        m[v] = get(at + LANES * v, lanes);
+    }
+    for (int r = 0; r < rows; r++) {
+        UNROLL
+        for (int v = 0; v < V; v++) {
+            Vec d = minus(get(x + (size_t)r * ld + LANES * v, lanes), m[v]);
+            s[v] = plus(s[v], d);
+            q[v] = fma_of(d, d, q[v]);
+        }
+    }
+    UNROLL
+    for (int v = 0; v < V; v++) {
+        put(sum + LANES * v, lanes, s[v]);
+        put(squares + LANES * v, lanes, q[v]);
+    }
+}
+
+static void moments_avx2(float *sum, float *squares, const float *x, const float *at, int rows,
+                        int n)
+{
+    int c = 0;
+    for (; c + 4 * LANES <= n; c += 4 * LANES)
+        moments_lanes(sum + c, squares + c, x + c, at + c, rows, n, 4, LANES);
+    for (; c + LANES <= n; c += LANES)
+        moments_lanes(sum + c, squares + c, x + c, at + c, rows, n, 1, LANES);
+    if (c < n) moments_lanes(sum + c, squares + c, x + c, at + c, rows, n, 1, n - c);
+}
+
+static void affine_avx2(float *y, const float *x, const float *a, const float *b, int n)
+{
+    int c = 0;
+    for (; c + LANES <= n; c += LANES)
+        put(y + c, LANES, fma_of(get(x + c, LANES), get(a + c, LANES), get(b + c, LANES)));
+    if (c < n) put(y + c, n - c, fma_of(get(x + c, n - c), get(a + c, n - c), get(b + c, n - c)));
+}
+
 void conv_avx2(Kernels *k)
 {
     k->wino_in = wino_in_avx2;
     k->wino_w = wino_w_avx2;
     k->wino_out = wino_out_avx2;
+    k->moments = moments_avx2;
+    k->affine = affine_avx2;
 }

@@ -8,7 +8,10 @@
  *
  * Counted, not measured: cores of the Cortex-A76 kind do two multiply-adds, two loads and a store
  * a cycle, so 72 cycles for 4 channels of 6x6 pixels; with the constants in two registers
- * (multiply-add by a lane) there is nothing else to load. */
+ * (multiply-add by a lane) there is nothing else to load.
+ *
+ * Group norm: moments reads a block of pixels, four registers of channels at a time, and does four
+ * operations for each of them; affine one. Memory is what bounds both. */
 #include "neon.h"
 
 enum { LANES = 4 };
@@ -20,6 +23,8 @@ INLINE Vec times(float s, Vec a)            { return vmulq_n_f32(a, s); }
 INLINE Vec plus(Vec a, Vec b)               { return vaddq_f32(a, b); }
 INLINE Vec minus(Vec a, Vec b)              { return vsubq_f32(a, b); }
 INLINE Vec mad(float s, Vec a, Vec b)       { return vfmaq_n_f32(b, a, s); }
+INLINE Vec zero(void)                       { return vdupq_n_f32(0); }
+INLINE Vec fma_of(Vec a, Vec b, Vec c)      { return vfmaq_f32(c, a, b); }
 
 /* B^T x, x a column or row of 6. */
 INLINE void points_in(Vec r[6], const Vec x[6])
@@ -142,9 +147,55 @@ static void wino_out_neon(float *Y, const float *M, size_t ld, int n)
     if (c < n) out_lanes(Y + c, M + c, ld, n, n - c);
 }
 
+/* n channels of rows ld apart, V registers of them: the loads of a row lie side by side. */
+INLINE void moments_lanes(float *sum, float *squares, const float *x, const float *at, int rows,
+                          int ld, const int V, const int lanes)
+{
+    Vec s[4], q[4], m[4];
+    UNROLL
+    for (int v = 0; v < V; v++) {
+        s[v] = q[v] = zero();
+        m[v] = get(at + LANES * v, lanes);
+    }
+    for (int r = 0; r < rows; r++) {
+        UNROLL
+        for (int v = 0; v < V; v++) {
+            Vec d = minus(get(x + (size_t)r * ld + LANES * v, lanes), m[v]);
+            s[v] = plus(s[v], d);
+            q[v] = fma_of(d, d, q[v]);
+        }
+    }
+    UNROLL
+    for (int v = 0; v < V; v++) {
+        put(sum + LANES * v, lanes, s[v]);
+        put(squares + LANES * v, lanes, q[v]);
+    }
+}
+
+static void moments_neon(float *sum, float *squares, const float *x, const float *at, int rows,
+                        int n)
+{
+    int c = 0;
+    for (; c + 4 * LANES <= n; c += 4 * LANES)
+        moments_lanes(sum + c, squares + c, x + c, at + c, rows, n, 4, LANES);
+    for (; c + LANES <= n; c += LANES)
+        moments_lanes(sum + c, squares + c, x + c, at + c, rows, n, 1, LANES);
+    if (c < n) moments_lanes(sum + c, squares + c, x + c, at + c, rows, n, 1, n - c);
+}
+
+static void affine_neon(float *y, const float *x, const float *a, const float *b, int n)
+{
+    int c = 0;
+    for (; c + LANES <= n; c += LANES)
+        put(y + c, LANES, fma_of(get(x + c, LANES), get(a + c, LANES), get(b + c, LANES)));
+    if (c < n) put(y + c, n - c, fma_of(get(x + c, n - c), get(a + c, n - c), get(b + c, n - c)));
+}
+
 void conv_neon(Kernels *k)
 {
     k->wino_in = wino_in_neon;
     k->wino_w = wino_w_neon;
     k->wino_out = wino_out_neon;
+    k->moments = moments_neon;
+    k->affine = affine_neon;
 }

@@ -151,9 +151,32 @@ static void wino_out_ref(float *Y, const float *M, size_t ld, int n)
     }
 }
 
+/* === Group norm =============================================================================== */
+
+static void moments_ref(float *sum, float *squares, const float *x, const float *at, int rows,
+                        int n)
+{
+    for (int c = 0; c < n; c++) {
+        double s = 0, q = 0;
+        for (int r = 0; r < rows; r++) {
+            double d = (double)x[(size_t)r * n + c] - at[c];
+            s += d, q += d * d;
+        }
+        sum[c] = (float)s;
+        squares[c] = (float)q;
+    }
+}
+
+static void affine_ref(float *y, const float *x, const float *a, const float *b, int n)
+{
+    for (int c = 0; c < n; c++) y[c] = x[c] * a[c] + b[c];
+}
+
 void conv_ref(Kernels *k)
 {
     k->wino_in = wino_in_ref;
     k->wino_w = wino_w_ref;
     k->wino_out = wino_out_ref;
+    k->moments = moments_ref;
+    k->affine = affine_ref;
 }

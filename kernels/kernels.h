@@ -100,6 +100,11 @@ void convolve_plain(const Convolution *c);   /* the definition (conv_ref.c): slo
 void convolve_winograd(const Convolution *c);               /* 3x3 and stride 1 only: winograd.c */
 bool winograd_wins(const Convolution *c);    /* fewer multiplications, and not kernel.exact */
 
+/* Group normalisation of n pictures [pixels, c], each group of c/groups neighbouring channels by
+ * itself: y = act((x - mean) / sqrt(variance + eps) * w[channel] + b[channel]). out may be in. */
+void group_normalize(float *out, const float *in, const float *w, const float *b, int n,
+                     int pixels, int c, int groups, float eps, Act act);
+
 /* The matrices of Winograd's F(4x4, 3x3): out = A^T [(G w G^T) * (B^T in B)] A, from 6x6 pixels to
  * 4x4, * number by number. Here B^T, G and A^T. */
 #define WINO_P 0.625f                        /* the points: 0, +-p, +-q, infinity */
@@ -189,6 +194,11 @@ typedef struct {
     void (*wino_in)(float *V, size_t ld, const float *const *px, size_t at, int n);
     void (*wino_w)(float *U, size_t ld, const float *P, int n);
     void (*wino_out)(float *Y, const float *M, size_t ld, int n);
+
+    /* sum[c] = sum over rows r of x[r][c] - at[c], squares[c] = sum of its square; x [rows, n] */
+    void (*moments)(float *sum, float *squares, const float *x, const float *at, int rows, int n);
+    /* y = x a + b; y may be x */
+    void (*affine)(float *y, const float *x, const float *a, const float *b, int n);
 
     float (*dot)(const float *a, const float *b, int n);
     void  (*scale)(float *y, float s, int n);                           /* y *= s */

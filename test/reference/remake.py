@@ -16,7 +16,8 @@ import sys
 import tempfile
 
 import numpy as np
-from safetensors.numpy import load_file
+import torch
+from safetensors.torch import load_file as load_torch
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 DATA = os.path.join(HERE, "..", "data")
@@ -25,6 +26,7 @@ STEPS = [("resize.py", ["{out}/image/resize.txt"]),
          ("pictures.py", ["{out}/image", "{assets}"]),
          ("tiny.py", ["{out}/models"]),
          ("beams.py", ["{out}/beams.txt"]),
+         ("convolutions.py", ["{out}/conv"]),
          ("minilm.py", ["{assets}/models/minilm", "{out}"]),
          ("unicode.py", ["--check"]),
          ("tokenizer_lines.py", ["{tokenizer}", "{assets}"])]
@@ -46,6 +48,12 @@ def nmse(got, want):
     """Mean squared error over mean square of what is wanted."""
     want, got = want.astype(np.float64), got.astype(np.float64)
     return float(((got - want) ** 2).sum() / max((want ** 2).sum(), 1e-30))
+
+
+def load_file(path):
+    """The tensors as numpy's, which has no bf16: as f32."""
+    return {name: (t.float() if t.dtype == torch.bfloat16 else t).numpy()
+            for name, t in load_torch(path).items()}
 
 
 def worst_tensor(made, committed):
