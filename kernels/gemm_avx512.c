@@ -141,8 +141,8 @@ INLINE void tile_part(float *C, int ldc, const float *A, int lda, const float *P
         for (int v = 0; v < N; v += 1)          /* needed at the end: here by then */
             __builtin_prefetch(C + (size_t)i * ldc + 16 * v, 1);
     int p = 0;
-    for (; ahead && ahead->columns > 0 && p + 4 <= k; p += 4) {
-        fetch(ahead);
+    for (; ahead && p + 4 <= k; p += 4) {
+        ahead = fetch(ahead);
         UNROLL
         for (int q = 0; q < 4; q++)
             tile_step(c, A + p + q, lda, P + (size_t)(p + q) * TILE_N, M, N);

@@ -144,12 +144,14 @@ static inline size_t rounded_bytes(int mr, int k)
 
 /* What a tile fetches into the second-level cache while it multiplies and leaves the memory idle:
  * one cache line every four steps along k, down a column of `rows` lines and then down the next. */
-typedef struct {
+typedef struct Ahead Ahead;
+struct Ahead {
     const char *at;         /* the top of the column; nothing is read: it may lie anywhere */
     size_t step;            /* bytes from a row to the next */
     int rows, row;          /* lines of a column; those of this one that are done */
-    int columns;            /* that are left */
-} Ahead;
+    int columns;            /* that are left: at least one */
+    Ahead *then;            /* what comes after them, or NULL */
+};
 
 typedef struct {
     /* f32 and the direct algorithms, as kernels_init was told. Set before the levels fill in */

@@ -26,6 +26,7 @@
  *   - The order in which an element of C is summed depends on k alone (and on few or many, decided
  *     by the rows of one item): the same bits for any number of threads and items.
  *   - With e.add, C holds the residual: sums of the first k blocks must not pass through it. */
+#include <math.h>
 #include <stdatomic.h>
 #include <string.h>
 
@@ -38,7 +39,8 @@ enum {
     STRIP    = 128,         /* columns of a task: panels of 128 * 512 * 4 = 256 KiB in L2, ... */
     LONG     = 384,         /* ... and twice as many where A has so many rows: it is read less */
     PACK     = 16,          /* what packing a column costs: the time of so many rows */
-    READ     = 2,           /* what reading a row costs: the time of so many columns */
+    NEAR = 2, FAR = 10,     /* what reading a row of A costs: the time of so many columns */
+    CACHES   = 8 << 20,     /* bytes of A that stay near */
     ROUND_ROWS = 8,         /* rows of A in a task that rounds them */
     LINE     = 64,          /* bytes of a cache line */
     AHEAD    = 8            /* lines of each row of A that are fetched ahead */
@@ -94,11 +96,19 @@ static void few_task(void *ctx, int task, int worker)
     finish(p, S, lds, 0, j, p->m, cols);
 }
 
+/* The strip of a task. Strips that are worked on at the same time lie far apart: the processors'
+ * prefetchers would fetch lines of C that another core is writing. */
+static int strip_of(const Product *p, int task)
+{
+    int s = task % p->n_strips, threads = n_threads(), each = p->n_strips / threads;
+    return s < each * threads ? s % threads * each + s / threads : s;
+}
+
 /* The block of W that is packed next: columns k0 .. k0 + k_block - 1 of the strip of a task. */
 static Ahead next_block(const Product *p, int task, int k0)
 {
     if (task >= p->n_tasks) return (Ahead){ 0 };
-    int j = task % p->n_strips * p->cols, k = min(p->k_block, p->k - k0);
+    int j = strip_of(p, task) * p->cols, k = min(p->k_block, p->k - k0);
     return (Ahead){ .at = p->W + ((size_t)j * p->k + k0) * p->w_size, .step = p->k * p->w_size,
                     .rows = min(p->cols, p->n - j),
                     .columns = ceil_div(k * (int)p->w_size, LINE) };
@@ -106,11 +116,11 @@ static Ahead next_block(const Product *p, int task, int k0)
 
 /* The beginnings of the rows of A that are multiplied next, which no prefetcher of a processor can
  * guess; it goes on alone where it has seen some lines. */
-static Ahead next_rows(const Product *p, int i, int k0)
+static Ahead next_rows(const Product *p, int i, int k0, Ahead *then)
 {
     return (Ahead){ .at = p->A + ((size_t)i * p->lda + k0) * p->a_size,
                     .step = p->lda * p->a_size, .rows = min(kernel.tile_m, p->m - i),
-                    .columns = i < p->m ? AHEAD : 0 };
+                    .columns = AHEAD, .then = then };
 }
 
 /* Begins the sums of rows i .. i + rows - 1 with what costs nothing there: the bias. */
@@ -151,7 +161,7 @@ static void multiply(const Product *p, float *S, int lds, int i, int mr, const c
 
 static void many_task(const Product *p, int task, int next_task, int worker)
 {
-    int j0 = task % p->n_strips * p->cols, cols = min(p->cols, p->n - j0);
+    int j0 = strip_of(p, task) * p->cols, cols = min(p->cols, p->n - j0);
     int i0 = task / p->n_strips * p->row_part, i1 = min(i0 + p->row_part, p->m);
     int tile_m = kernel.tile_m, tile_n = kernel.tile_n;
     float *sums = p->work + worker * p->work_size;              /* [row_part][cols] */
@@ -167,10 +177,15 @@ static void many_task(const Product *p, int task, int next_task, int worker)
             int rows = min(tile_m, i1 - i);
             float *s = S + (size_t)(i - i0) * lds;
             if (k0 == 0 && p->bias) begin(p, s, lds, j0, rows, cols);
-            Ahead rows_next = next_rows(p, i + tile_m, k0);
-            for (int j = 0; j < cols; j += tile_n)
+            for (int j = 0; j < cols; j += tile_n) {
+                Ahead *ahead = next.columns > 0 ? &next : NULL, a_rows;
+                if (j + tile_n >= cols && i + tile_m < i1) {
+                    a_rows = next_rows(p, i + tile_m, k0, ahead);
+                    ahead = &a_rows;
+                }
                 multiply(p, s + j, lds, i, rows, panels + (size_t)j * p->k_block * p->a_size,
-                         min(tile_n, cols - j), k0, k, j + tile_n < cols ? &next : &rows_next);
+                         min(tile_n, cols - j), k0, k, ahead);
+            }
             if (k1 == p->k) finish(p, s, lds, i, j0, rows, cols);
         }
     }
@@ -221,23 +236,26 @@ static void round_rows(Product *p)
     p->a_size = sizeof *r.y;
 }
 
-/* Strips and rows of a task: those for which the thread that does most does least. Time is counted
- * in products along k: PACK rows' worth for packing a column, READ columns' for reading a row. */
+/* Columns and rows of a task: those with which the last thread is done first. A task takes its rows
+ * times its columns along k, and packs its strip: the time of PACK rows more. It reads its rows of
+ * A: the time of NEAR or FAR columns, as A fits the caches or not. At the end threads wait for each
+ * other, the longer the larger tasks are: for a quarter of one, if no thread is disturbed. */
 static void plan(Product *p)
 {
-    double least = 0;
-    int widest = p->m < LONG ? STRIP : 2 * STRIP;
-    for (int cols = kernel.tile_n; cols <= widest; cols += kernel.tile_n) {
+    int threads = n_threads();
+    double least = INFINITY, wait = threads > 1 ? 0.25 : 0;
+    int read = (double)p->m * p->k * p->a_size > CACHES ? FAR : NEAR;
+    for (int cols = kernel.tile_n; cols <= (p->m < LONG ? STRIP : 2 * STRIP); cols *= 2) {
         int strips = ceil_div(p->n, cols);
-        for (int parts = 1; parts == 1 || (parts <= 16 && p->m / parts >= 96); parts++) {
+        for (int parts = 1; parts <= 8 && (parts == 1 || p->m / parts >= 96); parts++) {
             int rows = round_up(ceil_div(p->m, parts), kernel.tile_m);
             int tasks = strips * ceil_div(p->m, rows);
-            double t = (double)ceil_div(tasks, n_threads()) * (cols + READ) * (rows + PACK);
-            if (least > 0 && t >= least) continue;
+            double t = (ceil_div(tasks, threads) + wait) * ((double)p->n / strips + read)
+                     * (rows + PACK);
+            if (t >= least) continue;
             least = t;
             p->cols = cols, p->n_strips = strips, p->row_part = rows, p->n_tasks = tasks;
         }
-        if (cols >= p->n) break;
     }
 }
 

@@ -48,14 +48,14 @@ INLINE float32x4_t load_bf16(const uint16_t *p)
     }
 PART(f32, float) PART(f16, uint16_t) PART(bf16, uint16_t)
 
-/* The next of the lines that a tile fetches ahead, into the second-level cache. */
-INLINE void fetch(Ahead *a)
+/* Fetches a line into the second-level cache; returns where to go on, NULL if that was all. */
+INLINE Ahead *fetch(Ahead *a)
 {
     __builtin_prefetch(a->at + (size_t)a->row * a->step, 0, 2);
-    if (++a->row < a->rows) return;
+    if (++a->row < a->rows) return a;
     a->row = 0;
-    a->columns--;
     a->at += 64;
+    return --a->columns > 0 ? a : a->then;
 }
 
 /* Stores the first n lanes. */

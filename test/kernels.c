@@ -53,7 +53,7 @@ static void test_tile(int unused)
         if (accumulate)
             C[(size_t)(i / n) * ldc + i % n] = before[i];
     }
-    Ahead ahead = { .at = (char *)P, .step = 100, .rows = 1 + below(9), .columns = below(9) };
+    Ahead ahead = { .at = (char *)P, .step = 100, .rows = 1 + below(9), .columns = 1 + below(9) };
     kernel.tile(C, ldc, A, lda, P, m, n, k, accumulate, below(2) ? &ahead : NULL);
     for (int i = 0; i < m; i++)
         for (int j = 0; j < n; j++) {
