@@ -2,7 +2,7 @@
  * and the comparison of every intermediate with them.
  *
  *   NAME.answers.json         the cases
- *   NAME.answers.safetensors  what the reference computed: "cases.N.WHAT", and intermediates by name
+ *   NAME.answers.safetensors  what the reference computed: "cases.N.WHAT", and by name
  *
  * Limit of a comparison: normalised mean square error 1e-10, that is, 1e-5 of the size of the
  * tensor. f32 sums of up to a hundred terms are good to about 1e-7; the rest is for the layers that

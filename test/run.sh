@@ -24,7 +24,7 @@ run() {
     esac
 }
 
-for t in ${TESTS:-ground kernels conv quant nn sample json files pickle image tokenizer models cli lint}; do
+for t in ${TESTS:-ground kernels conv quant nn sample json files pickle image tokenizer models language cli lint}; do
     case $t in
     kernels | conv)
              run "$t" "$build/test/$t" --isa ref

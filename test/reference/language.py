@@ -381,7 +381,7 @@ def real(path, assets):
     common.write_json(os.path.dirname(path), os.path.basename(path), {"cases": cases})
 
 
-SEEDS = {"opt-post": 142, "llama3": 143, "phi-msft": 144}     # chosen for texts that vary
+SEEDS = {"opt-post": 153, "llama3": 143, "phi-msft": 144}     # chosen for texts that vary
 
 
 def main():

@@ -27,6 +27,8 @@ STEPS = [("resize.py", ["{out}/image/resize.txt"]),
          ("tiny.py", ["{out}/models"]),
          ("beams.py", ["{out}/beams.txt"]),
          ("convolutions.py", ["{out}/conv"]),
+         ("language.py", ["{out}/models"]),
+         ("language.py", ["{out}/stories.json", "--real", "{assets}"]),
          ("minilm.py", ["{assets}/models/minilm", "{out}"]),
          ("unicode.py", ["--check"]),
          ("tokenizer_lines.py", ["{tokenizer}", "{assets}"])]
