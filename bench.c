@@ -22,8 +22,9 @@
  *
  *   cases -> rows (one per type and instruction set) -> rounds of timings -> medians -> the table
  *
- * ref, the definition, is timed on 16 rows, as it is slow. What writes as much as it reads may pass
- * 100 % of memory: most machines do both at once.
+ * ref, the definition, is timed on 16 rows (or 8x8 pixels), as it is slow. What writes as much as it
+ * reads may pass 100 % of memory: most machines do both at once. 3x3 convolutions pass 100 % of fma,
+ * since the operations told are those of the plain sum, and Winograd's are fewer.
  *
  * Easy to get wrong:
  *   - Weights that stay in a cache between two calls make a product look better than it is in a
@@ -253,6 +254,23 @@ static void product(const Row *r, char *W)
     gemm(mem.out, n, mem.in, k, W, r->type, m, n, k, m, (Epilogue){ .bias = mem.in });
 }
 
+/* n pictures x side x c_in x c_out: 3x3, stride 1, padding 1. */
+static void pictures(const Row *r, char *W)
+{
+    int n = r->shape[0], side = r->shape[1];
+    convolve(&(Convolution){ .out = mem.out, .in = mem.in, .w = W, .type = r->type, .n = n,
+        .h = side, .width = side, .c_in = r->shape[2], .c_out = r->shape[3], .out_h = side,
+        .out_w = side, .kh = 3, .kw = 3, .stride = 1, .pad_top = 1, .pad_left = 1, .groups = 1,
+        .e.bias = mem.in });
+}
+
+/* pixels x channels, in 32 groups. */
+static void groups(const Row *r, char *from)
+{
+    group_normalize((float *)from, (float *)from, mem.in, mem.in, 1, r->shape[0], r->shape[1], 32,
+                    1e-5f, SILU);
+}
+
 /* n_q x n_kv x n_heads x head_dim: the keys and values from the ring. */
 static void attend_heads(const Row *r, char *from)
 {
@@ -334,6 +352,7 @@ static void normalize(const Row *r, char *from)
 
 #define GEMM(limit, m, n, k)       "gemm", product, limit, { m, n, k }, .type = OTHER
 #define QUANT(limit, m, n, k, t)   "gemm_quant", product, limit, { m, n, k }, .type = t
+#define CONV(side, c_in, c_out)    "conv3x3", pictures, FMA, { 2, side, c_in, c_out }, .type = F16
 #define ATTEND(limit, q, kv, h, d) "attention", attend_heads, limit, { q, kv, h, d }, .type = F32
 #define IN_PLACE(kernel, call)     kernel, call, MEMORY, { 4096, 1280 }, .in_place = true
 
@@ -371,6 +390,10 @@ static const Case CASES[] = {
     { QUANT(MEMORY, 1, 4096, 11008, Q4), .brief = true },
     { QUANT(MEMORY, 1, 2048, 5632, Q8) },
     { QUANT(MEMORY, 1, 2048, 5632, Q4) },
+    { CONV(64, 320, 320), .brief = true },                  /* Stable Diffusion at 512 x 512; */
+    { CONV(32, 640, 640) },                                 /* percent: of the plain sum */
+    { CONV(16, 1280, 1280) },
+    { CONV(8, 1280, 1280) },
     { ATTEND(FMA, 577, 577, 12, 64), .brief = true },       /* BLIP */
     { ATTEND(FMA, 197, 197, 12, 64) },                      /* ViT-B/16 */
     { ATTEND(FMA, 77, 77, 12, 64), .causal = true },        /* CLIP's texts */
@@ -379,6 +402,7 @@ static const Case CASES[] = {
     { IN_PLACE("layernorm", layernorm), .brief = true },
     { IN_PLACE("rmsnorm", rmsnorm), .brief = true },
     { IN_PLACE("softmax", softmax), .brief = true },
+    { IN_PLACE("group_norm", groups), .brief = true },      /* with SiLU */
     { IN_PLACE("gelu", activation), .act = GELU, .brief = true },
     { IN_PLACE("gelu_tanh", activation), .act = GELU_TANH, .brief = true },
     { IN_PLACE("gelu_quick", activation), .act = GELU_QUICK, .brief = true },
@@ -399,6 +423,7 @@ static size_t bytes_read(const Row *r)
     size_t size = dtype_size(r->type);
     if (r->type == Q8 || r->type == Q4) return quant_bytes(r->type, s[1], s[2]);
     if (r->c->call == product)      return size * (size_t)s[1] * (size_t)s[2];
+    if (r->c->call == pictures)     return size * 9 * (size_t)s[2] * (size_t)s[3];
     if (r->c->call == attend_heads) return 2 * size * (size_t)s[1] * (size_t)(s[2] * s[3]);
     return size * (size_t)s[0] * (size_t)s[1] * (r->c->plain ? 3 : 1);
 }
@@ -410,6 +435,7 @@ static double work(const Row *r)
     const int *s = r->shape;
     double area = (double)s[0] * s[1], bytes = (double)bytes_read(r);
     if (r->c->causal)               area -= s[0] * (s[0] - 1.0) / 2;
+    if (r->c->call == pictures)     return 18 * area * s[1] * s[2] * s[3];
     if (r->limit != MEMORY)         return r->c->call == product ? 2 * area * s[2]
                                                                  : 4 * area * s[2] * s[3];
     if (r->c->in_place)             return 2 * bytes;
@@ -557,6 +583,7 @@ static int add_row(Row *rows, int n, const Case *c, DType type, const char *isa)
     *r = (Row){ .c = c, .type = type, .isa = isa, .limit = there ? c->limit : FMA };
     memcpy(r->shape, c->shape, sizeof r->shape);
     if (!c->plain && !strcmp(isa, "ref") && r->shape[0] > REF_ROWS) r->shape[0] = REF_ROWS;
+    if (c->call == pictures && !strcmp(isa, "ref")) r->shape[0] = 1, r->shape[1] = 8;
     return bytes_read(r) <= mem.size ? n + 1 : n;
 }
 

@@ -15,8 +15,8 @@
  * of 64 bytes, 72 for 36 of them: 150 to 200 cycles for 16 channels of a square. The same 16
  * channels cost 36 multiply-adds for every 16 columns or every tile that they meet.
  *
- * Group norm: moments reads a block of pixels, four registers of channels at a time, and does four
- * operations for each of them; affine one. Memory is what bounds both. */
+ * Group norm: moments does three operations for each register of pixels that it reads, affine one.
+ * Memory is what bounds both. */
 #include "avx512.h"
 
 enum { LANES = 16 };
@@ -159,40 +159,39 @@ static void wino_out_avx512(float *Y, const float *M, size_t ld, int n)
     if (c < n) out_lanes(Y + c, M + c, ld, n, n - c);
 }
 
-/* n channels of rows ld apart, V registers of them: the loads of a row lie side by side. */
-INLINE void moments_lanes(float *sum, float *squares, const float *x, const float *at, int rows,
-                          int ld, const int V, const int lanes)
+/* ROWS rows of x, `lanes` channels, to the sums. */
+INLINE void moments_lanes(float *sum, float *squares, const float *x, const float *at, int ld,
+                          const int ROWS, bool begin, const int lanes)
 {
-    Vec s[4], q[4], m[4];
+    Vec s = begin ? zero() : get(sum, lanes), q = begin ? zero() : get(squares, lanes);
+    Vec m = get(at, lanes);
     UNROLL
-    for (int v = 0; v < V; v++) {
-        s[v] = q[v] = zero();
-        m[v] = get(at + LANES * v, lanes);
+    for (int r = 0; r < ROWS; r++) {
+        Vec d = minus(get(x + (size_t)r * ld, lanes), m);
+        s = plus(s, d);
+        q = fma_of(d, d, q);
     }
-    for (int r = 0; r < rows; r++) {
-        UNROLL
-        for (int v = 0; v < V; v++) {
-            Vec d = minus(get(x + (size_t)r * ld + LANES * v, lanes), m[v]);
-            s[v] = plus(s[v], d);
-            q[v] = fma_of(d, d, q[v]);
-        }
-    }
-    UNROLL
-    for (int v = 0; v < V; v++) {
-        put(sum + LANES * v, lanes, s[v]);
-        put(squares + LANES * v, lanes, q[v]);
-    }
+    put(sum, lanes, s);
+    put(squares, lanes, q);
+}
+
+/* Four rows at a time: so many streams the memory delivers well, and the sums, in the first-level
+ * cache, are touched once for them. */
+INLINE void moments_rows(float *sum, float *squares, const float *x, const float *at, int n,
+                         const int ROWS, bool begin)
+{
+    int c = 0;
+    for (; c + LANES <= n; c += LANES)
+        moments_lanes(sum + c, squares + c, x + c, at + c, n, ROWS, begin, LANES);
+    if (c < n) moments_lanes(sum + c, squares + c, x + c, at + c, n, ROWS, begin, n - c);
 }
 
 static void moments_avx512(float *sum, float *squares, const float *x, const float *at, int rows,
                         int n)
 {
-    int c = 0;
-    for (; c + 4 * LANES <= n; c += 4 * LANES)
-        moments_lanes(sum + c, squares + c, x + c, at + c, rows, n, 4, LANES);
-    for (; c + LANES <= n; c += LANES)
-        moments_lanes(sum + c, squares + c, x + c, at + c, rows, n, 1, LANES);
-    if (c < n) moments_lanes(sum + c, squares + c, x + c, at + c, rows, n, 1, n - c);
+    int r = 0;
+    for (; r + 4 <= rows; r += 4) moments_rows(sum, squares, x + (size_t)r * n, at, n, 4, r == 0);
+    for (; r < rows; r++)         moments_rows(sum, squares, x + (size_t)r * n, at, n, 1, r == 0);
 }
 
 static void affine_avx512(float *y, const float *x, const float *a, const float *b, int n)

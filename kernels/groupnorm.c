@@ -42,7 +42,22 @@ static Moments join(Moments a, Moments b)
     return (Moments){ n, a.mean + d * b.n / n, a.squares + b.squares + d * d * a.n * b.n / n };
 }
 
-/* The moments of the channels of one block, joined group by group. */
+/* Channels that have their mean and squares over the same number of rows: as one group. rest is how
+ * far the mean is from the exact one, times rows. */
+static Moments group_of(const float *mean, const float *rest, const float *squares, int width,
+                        int rows)
+{
+    double sum = 0, all = 0, part = 1.0 / rows;
+    for (int c = 0; c < width; c++) sum += mean[c] + rest[c] * part;
+    double middle = sum / width;
+    for (int c = 0; c < width; c++) {
+        double d = mean[c] + rest[c] * part - middle;
+        all += squares[c] - rest[c] * part * rest[c] + rows * d * d;
+    }
+    return (Moments){ (double)rows * width, middle, all };
+}
+
+/* The moments of the groups of one block. */
 static void block_task(void *ctx, int task, int worker)
 {
     const GroupJob *j = ctx;
@@ -50,17 +65,12 @@ static void block_task(void *ctx, int task, int worker)
     const float *x = j->in + ((size_t)(task / j->n_blocks) * j->pixels + first) * j->c;
     float *mean = j->work + (size_t)worker * 3 * j->c, *sum = mean + j->c, *squares = sum + j->c;
     kernel.moments(sum, squares, x, x, rows, j->c);
-    for (int c = 0; c < j->c; c++) mean[c] = x[c] + sum[c] / (float)rows;
+    for (int c = 0; c < j->c; c++) mean[c] = x[c] + sum[c] * (1.0f / (float)rows);
     kernel.moments(sum, squares, x, mean, rows, j->c);
     int width = j->c / j->groups;
-    for (int g = 0; g < j->groups; g++) {
-        Moments m = { 0 };
-        for (int c = g * width; c < (g + 1) * width; c++) {
-            double rest = (double)sum[c] / rows;
-            m = join(m, (Moments){ rows, mean[c] + rest, squares[c] - rest * sum[c] });
-        }
-        j->part[(size_t)task * j->groups + g] = m;
-    }
+    for (int g = 0; g < j->groups; g++)
+        j->part[(size_t)task * j->groups + g] = group_of(mean + g * width, sum + g * width,
+                                                         squares + g * width, width, rows);
 }
 
 /* One group of one picture: from its blocks to scale and shift of its channels. */

@@ -95,6 +95,8 @@ MODELS = {
     "blip-itm-base": lambda a, n: itm(a, n),
     "clip-b32": lambda a, n: clip(a, n, CLIP_TEXT, dict(
         VIT_BASE, image_size=224, patch_size=32, hidden_act="quick_gelu"), 512),
+    "clip-b16": lambda a, n: clip(a, n, CLIP_TEXT, dict(         # its image tower: ViT-B/16
+        VIT_BASE, image_size=224, patch_size=16, hidden_act="quick_gelu"), 512),
     "clip-l14-336": lambda a, n: clip(a, n, dict(
         CLIP_TEXT, hidden_size=768, intermediate_size=3072, num_attention_heads=12), dict(
         VIT_LARGE, image_size=336, patch_size=14, hidden_act="quick_gelu"), 768),
