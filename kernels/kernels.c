@@ -83,7 +83,8 @@ typedef struct {
 static const Level LEVELS[] = {
     { "ref", always, { kernels_ref, quant_ref, conv_ref } },
 #if defined(__x86_64__)
-    { "avx2", has_avx2, { gemm_avx2, vector_avx2, attention_avx2, conv_avx2 } },
+    { "avx2", has_avx2, { gemm_avx2, vector_avx2, attention_avx2, conv_avx2,
+                         quant_avx2 } },
     { "avx512", has_avx512, { gemm_avx512, vector_avx512, attention_avx512, conv_avx512 } },
     { "avx512vnni", has_vnni, { quant_avx512vnni } },
     { "avx512bf16", has_avx512bf16, { gemm_avx512bf16 } },
