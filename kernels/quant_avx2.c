@@ -1,31 +1,32 @@
 /* quant_avx2.c -- quantised products for x86 processors with AVX2, FMA and F16C.
  *
  * vpmaddubsw multiplies 32 unsigned with 32 signed bytes and adds neighbours to 16 bits; vpmaddwd
- * with ones adds neighbours again, to 32 bits; vpaddd to the sum: three instructions for 32
- * products, twice as many in a cycle as floats on Zen 2 and later and on Intel's processors.
+ * multiplies 16 numbers of 16 bits and adds neighbours to 32. Neither takes signed bytes as they
+ * are, and of 127 * 255 * 2 the former would lose the upper end. So there are three ways:
  *
- * The unsigned operand is |w|, the signed one the activation with the sign of w (vpsignb):
- * |w| * 127 * 2 is at most 32512, and 16 bits hold it. With w + 128 instead they would not. Weights
- * of 4 bits have another way when they are used once: q4_values + 64 is 118 at most and unsigned as
- * it is; the 64 times the activations that are too much are half of what `start` says.
+ *   few rows, 8 bits   |w| times the activation with the sign of w (vpsignb): 32512 at most. Then
+ *                      vpmaddwd with ones, and an addition: 4 instructions for 32 products
+ *   few rows, 4 bits   q4_values + 64 is 118 at most and unsigned as it is: 3 instructions. The 64
+ *                      times the activations that are too much are half of what `start` says
+ *   many rows          both as 16-bit numbers, vpmaddwd and an addition: 4 for 32 products, too,
+ *                      but 2 of them multiply, not 3 (vpsignb counts: on Zen it shares their units)
  *
- * The tile (many rows): 4 x 16, for each block of 32 columns
+ * The tile (many rows): 6 x 32 as two times 6 x 16. For each pair of columns 2 registers of weights
+ * become 16 bits on their way from the panel, 6 pairs of activations are broadcast (they become 16
+ * bits once for a block, in a buffer), 12 times multiply and add.
  *
- *   8 steps of: 2 registers of weights, their |w|, 4 activations broadcast; 8 times sign, maddubs,
- *   madd, add; then 8 times: conversion, product of scales, fused multiply-add
- *
- *   registers  8 sums of integers + 4 of weights + ones + activation + 1 = 15 of 16; the sums of
- *              floats lie in the first-level cache, to be met once in a block
- *   per block  64 products of 32 need 128 slots of the multipliers (2 a cycle on Zen 4), 256 of all
- *              four units: they are busy with nothing else, and 24 + 24 more come for the scales.
- *              So about 85 % of what maddubs, madd and add alone reach is the limit
+ *   registers  12 sums of integers + 2 of weights + 1 pair + 1 product = all 16; the sums of floats
+ *              lie in the first-level cache, where they are met once in a block
+ *   bound      on Zen 4 two units multiply: 32 products of 8 rows take a cycle in them, 1.24 with
+ *              the additions, and 1.5 with conversions and scales: 67 % of what maddubs, madd and
+ *              add reach alone, and 1.3 times what floats could
  *
  * Few rows: a block of 272 bytes takes some 14 cycles to multiply and about 40 to arrive.
  *
  * AVX-512 without VNNI has nothing that would be faster: it uses this file. */
 #include "avx2.h"
 
-enum { TILE_M = 4, TILE_N = 16, VECTORS = TILE_N / 8, STREAMS = 12 };
+enum { TILE_M = 6, TILE_N = 32, STREAMS = 12 };
 
 /* s += the four products of each lane of |w| and a with the sign of w. */
 INLINE __m256i dot_abs(__m256i s, __m256i abs, __m256i w, __m256i a)
@@ -33,6 +34,10 @@ INLINE __m256i dot_abs(__m256i s, __m256i abs, __m256i w, __m256i a)
     __m256i pairs = _mm256_maddubs_epi16(abs, _mm256_sign_epi8(a, w));
     return _mm256_add_epi32(s, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
+
+/* Adds here and now: gcc would add up the products of several steps first, and run out of registers
+ * for them. */
+#define KEEP(v) __asm__("" : "+x"(v))
 
 INLINE __m256i columns(const char *p)       /* four of a row, 8 times */
 {
@@ -197,13 +202,19 @@ FEW(q4, BlockQ4)
 
 /* === Many rows ================================================================================ */
 
-/* The panel, block by block: 8 steps of 2 registers of weights, and 2 registers of scales. Rows of
- * blocks beyond the matrix are zero. */
-INLINE void pack_block(char *to, const __m256i w[8], __m256 scale)
+/* The panel, block by block: for each pair of columns 8 rows of bytes, row of blocks by row of
+ * blocks, as vpmovsxbw takes them; and their scales. Rows of blocks beyond the matrix are zero. */
+INLINE void pack_block(char *to, const __m256i w[8])
 {
+    const __m256i pairs = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15,
+                                           0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
     UNROLL
-    for (int g = 0; g < 8; g++) _mm256_storeu_si256((__m256i *)(to + 4 * TILE_N * g), w[g]);
-    _mm256_storeu_ps((float *)(to + Q_COLS * TILE_N), scale);
+    for (int g = 0; g < 8; g++) {
+        __m256i v = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(w[g], pairs), 0xd8);
+        _mm_storeu_si128((__m128i *)(to + 4 * TILE_N * g), _mm256_castsi256_si128(v));
+        _mm_storeu_si128((__m128i *)(to + 4 * TILE_N * g + 2 * TILE_N),
+                         _mm256_extracti128_si256(v, 1));
+    }
 }
 
 INLINE void unpack_q8(__m256i w[8], const BlockQ8 *b)
@@ -219,64 +230,93 @@ INLINE void unpack_q4(__m256i w[8], const BlockQ4 *b) { load_q4(w, b, values_plu
     {                                                                                            \
         for (int strip = 0; strip < TILE_N / 8; strip++) {                                       \
             const Block *w = (const Block *)((const char *)W + (size_t)strip * row_of_blocks);   \
-            char *to = (char *)P + 32 * strip;                                                   \
+            char *to = (char *)P + 16 * strip;                                                   \
             for (int b = 0; b < n_blocks; b++, to += TILE_N * (Q_COLS + 4)) {                    \
                 __m256i v[8] = { _mm256_setzero_si256() };                                       \
                 if (8 * strip < nr) unpack_##name(v, w + b);                                     \
-                pack_block(to, v, 8 * strip < nr ? scales8(w[b].scale) : _mm256_setzero_ps());   \
+                pack_block(to, v);                                                               \
+                store((float *)(to + Q_COLS * TILE_N + 16 * strip), 8,                           \
+                      8 * strip < nr ? scales8(w[b].scale) : _mm256_setzero_ps());               \
             }                                                                                    \
         }                                                                                        \
     }
 PACK(q8, BlockQ8)
 PACK(q4, BlockQ4)
 
-/* M x 16 of the tile, into sums [M][16]. */
-INLINE void tile_rows(float *sums, const char *R, const char *P, int n_blocks, const int M)
+/* M x 16 of the tile: from `columns` j on of the panel, into sums, ld apart. A holds the block's
+ * activations as 16-bit numbers: for each four columns, row by row. */
+INLINE void tile_block(float *sums, int ld, const int16_t *A, const float *a_scale, const char *P,
+                       int j, const int M)
 {
-    for (int b = 0; b < n_blocks; b++, R += rounded_block(M), P += TILE_N * (Q_COLS + 4)) {
-        __m256i s[TILE_M][VECTORS];
+    __m256i s[TILE_M][2];
+    UNROLL
+    for (int i = 0; i < M; i++) s[i][0] = s[i][1] = _mm256_setzero_si256();
+    _Pragma("GCC unroll 1")                     /* gcc would move all additions to the end */
+    for (int g = 0; g < 8; g++, A += 4 * M)
         UNROLL
-        for (int i = 0; i < M; i++) s[i][0] = s[i][1] = _mm256_setzero_si256();
-        _Pragma("GCC unroll 1")                     /* gcc would move all additions to the end */
-        for (int g = 0; g < 8; g++) {
-            __m256i w0 = _mm256_loadu_si256((const __m256i *)(P + 4 * TILE_N * g));
-            __m256i w1 = _mm256_loadu_si256((const __m256i *)(P + 4 * TILE_N * g + 32));
-            __m256i abs0 = _mm256_abs_epi8(w0), abs1 = _mm256_abs_epi8(w1);
+        for (int h = 0; h < 2; h++) {
+            const __m128i *p = (const __m128i *)(P + 2 * TILE_N * (2 * g + h) + 2 * j);
+            __m256i w0 = _mm256_cvtepi8_epi16(_mm_loadu_si128(p));
+            __m256i w1 = _mm256_cvtepi8_epi16(_mm_loadu_si128(p + 1));
             UNROLL
             for (int i = 0; i < M; i++) {
-                __m256i a = columns(R + 4 * (g * M + i));
-                s[i][0] = dot_abs(s[i][0], abs0, w0, a);
-                s[i][1] = dot_abs(s[i][1], abs1, w1, a);
+                __m256i a = columns((const char *)(A + 4 * i + 2 * h));
+                s[i][0] = _mm256_add_epi32(s[i][0], _mm256_madd_epi16(w0, a));
+                s[i][1] = _mm256_add_epi32(s[i][1], _mm256_madd_epi16(w1, a));
+                KEEP(s[i][0]);
+                KEEP(s[i][1]);
             }
         }
+    UNROLL
+    for (int v = 0; v < 2; v++) {
+        __m256 scale = _mm256_loadu_ps((const float *)(P + Q_COLS * TILE_N) + j + 8 * v);
         UNROLL
-        for (int v = 0; v < VECTORS; v++) {
-            __m256 scale = _mm256_loadu_ps((const float *)(P + Q_COLS * TILE_N + 32 * v));
-            UNROLL
-            for (int i = 0; i < M; i++) {
-                float *c = sums + TILE_N * i + 8 * v;
-                __m256 a = _mm256_broadcast_ss((const float *)(R + Q_COLS * M + 4 * i));
-                _mm256_storeu_ps(c, _mm256_fmadd_ps(_mm256_cvtepi32_ps(s[i][v]),
-                                                    _mm256_mul_ps(scale, a), _mm256_loadu_ps(c)));
-            }
+        for (int i = 0; i < M; i++) {
+            float *c = sums + (size_t)i * ld + j + 8 * v;
+            __m256 both = _mm256_mul_ps(scale, _mm256_broadcast_ss(a_scale + i));
+            _mm256_storeu_ps(c, _mm256_fmadd_ps(_mm256_cvtepi32_ps(s[i][v]), both,
+                                                _mm256_loadu_ps(c)));
         }
     }
 }
 
+INLINE void tile_rows(float *sums, int ld, const char *R, const char *P, int n_blocks, int nr,
+                      const int M)
+{
+    for (int b = 0; b < n_blocks; b++, R += rounded_block(M), P += TILE_N * (Q_COLS + 4)) {
+        int16_t A[TILE_M * Q_COLS];
+        for (int t = 0; t < 2 * M; t++)
+            _mm256_storeu_si256((__m256i *)A + t,
+                                _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)R + t)));
+        for (int j = 0; j < nr; j += 16)
+            tile_block(sums, ld, A, (const float *)(R + Q_COLS * M), P, j, M);
+    }
+}
+
+/* Whole panels are summed up where the sums belong, others in a buffer. */
 static void tile_avx2(float *C, int ldc, const void *R, const void *P, int mr, int nr,
                       int n_blocks, bool accumulate)
 {
-    float sums[TILE_M * TILE_N] = { 0 };
-    for (int i = 0; i < mr && accumulate; i++)
-        memcpy(sums + TILE_N * i, C + (size_t)i * ldc, (size_t)nr * sizeof *sums);
-    switch (mr) {
-    case 1:  tile_rows(sums, R, P, n_blocks, 1); break;
-    case 2:  tile_rows(sums, R, P, n_blocks, 2); break;
-    case 3:  tile_rows(sums, R, P, n_blocks, 3); break;
-    default: tile_rows(sums, R, P, n_blocks, 4); break;
-    }
+    float buffer[TILE_M * TILE_N], *sums = nr == TILE_N ? C : buffer;
+    int ld = nr == TILE_N ? ldc : TILE_N;
     for (int i = 0; i < mr; i++)
-        memcpy(C + (size_t)i * ldc, sums + TILE_N * i, (size_t)nr * sizeof *sums);
+        for (int j = 0; j < TILE_N; j += 8) {
+            if (accumulate && sums == C) continue;
+            __m256 c = accumulate && j < nr ? part_f32(C + (size_t)i * ldc + j, nr - j)
+                                            : _mm256_setzero_ps();
+            _mm256_storeu_ps(sums + (size_t)i * ld + j, c);
+        }
+    switch (mr) {
+    case 1:  tile_rows(sums, ld, R, P, n_blocks, nr, 1); break;
+    case 2:  tile_rows(sums, ld, R, P, n_blocks, nr, 2); break;
+    case 3:  tile_rows(sums, ld, R, P, n_blocks, nr, 3); break;
+    case 4:  tile_rows(sums, ld, R, P, n_blocks, nr, 4); break;
+    case 5:  tile_rows(sums, ld, R, P, n_blocks, nr, 5); break;
+    default: tile_rows(sums, ld, R, P, n_blocks, nr, 6); break;
+    }
+    for (int i = 0; i < mr && sums != C; i++)
+        for (int j = 0; j < nr; j += 8)
+            store(C + (size_t)i * ldc + j, nr - j, _mm256_loadu_ps(sums + TILE_N * i + j));
 }
 
 void quant_avx2(Kernels *k)
