@@ -102,8 +102,9 @@ thread-test:
 # The ARM kernels on an emulated CPU: needs gcc-aarch64-linux-gnu and qemu-user.
 neon-test:
 	@$(MAKE) -s --no-print-directory CC=aarch64-linux-gnu-gcc BUILD=build-neon LDFLAGS=-static \
-	    build-neon/test/kernels build-neon/test/conv
+	    build-neon/test/kernels build-neon/test/attention build-neon/test/conv
 	@qemu-aarch64 build-neon/test/kernels --cases 300
+	@qemu-aarch64 build-neon/test/attention --cases 200
 	@qemu-aarch64 build-neon/test/conv --cases 60
 
 # What mm says of a few scenes, with the small models in it. Where they are not, a small checkpoint

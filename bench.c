@@ -234,7 +234,7 @@ typedef struct {
     bool        brief;                               /* without --full, too */
     DType       type;                                /* OTHER: one row each for F32, F16, BF16 */
     Act         act;
-    bool        causal, in_place, plain;             /* plain: portable C, at every level */
+    bool        causal, in_place, picture;           /* picture: w x h pixels of 3 bytes */
 } Case;
 
 struct Row {
@@ -410,9 +410,10 @@ static const Case CASES[] = {
     { IN_PLACE("relu", activation), .act = RELU, .brief = true },
     { "cvt", convert, MEMORY, { 4096, 1280 }, .type = F16, .brief = true },
     { "cvt", convert, MEMORY, { 4096, 1280 }, .type = BF16, .brief = true },
-    { "resize", resize, MEMORY, { 640, 480, 384, 384 }, .type = U8, .plain = true, .brief = true },
-    { "resize", resize, MEMORY, { 640, 480, 298, 224 }, .type = U8, .plain = true },
-    { "normalize", normalize, MEMORY, { 640, 480 }, .type = U8, .plain = true, .brief = true },
+    { "resize", resize, MEMORY, { 640, 480, 384, 384 }, .type = U8, .picture = true,
+      .brief = true },
+    { "resize", resize, MEMORY, { 640, 480, 298, 224 }, .type = U8, .picture = true },
+    { "normalize", normalize, MEMORY, { 640, 480 }, .type = U8, .picture = true, .brief = true },
 };
 enum { N_CASES = sizeof CASES / sizeof *CASES };
 
@@ -425,7 +426,7 @@ static size_t bytes_read(const Row *r)
     if (r->c->call == product)      return size * (size_t)s[1] * (size_t)s[2];
     if (r->c->call == pictures)     return size * 9 * (size_t)s[2] * (size_t)s[3];
     if (r->c->call == attend_heads) return 2 * size * (size_t)s[1] * (size_t)(s[2] * s[3]);
-    return size * (size_t)s[0] * (size_t)s[1] * (r->c->plain ? 3 : 1);
+    return size * (size_t)s[0] * (size_t)s[1] * (r->c->picture ? 3 : 1);
 }
 
 /* What a call does, in the unit of its limit: floating-point operations, or bytes that must pass
@@ -582,7 +583,7 @@ static int add_row(Row *rows, int n, const Case *c, DType type, const char *isa)
     bool there = c->limit == MEMORY || peak[c->limit].fn;
     *r = (Row){ .c = c, .type = type, .isa = isa, .limit = there ? c->limit : FMA };
     memcpy(r->shape, c->shape, sizeof r->shape);
-    if (!c->plain && !strcmp(isa, "ref") && r->shape[0] > REF_ROWS) r->shape[0] = REF_ROWS;
+    if (!c->picture && !strcmp(isa, "ref") && r->shape[0] > REF_ROWS) r->shape[0] = REF_ROWS;
     if (c->call == pictures && !strcmp(isa, "ref")) r->shape[0] = 1, r->shape[1] = 8;
     return bytes_read(r) <= mem.size ? n + 1 : n;
 }
@@ -596,8 +597,8 @@ static int choose_rows(Row *rows, const Options *o, const char *level)
         for (int type = F32; type <= BF16; type++) {
             DType t = c->type == OTHER ? (DType)type : c->type;
             if (n + 2 > MAX_ROWS) bug("bench: more than %d rows", MAX_ROWS);
-            if (strcmp(level, "ref") && !c->plain) n = add_row(rows, n, c, t, level);
-            if (c->brief || !strcmp(level, "ref") || c->plain) n = add_row(rows, n, c, t, "ref");
+            if (strcmp(level, "ref")) n = add_row(rows, n, c, t, level);
+            if (c->brief || !strcmp(level, "ref")) n = add_row(rows, n, c, t, "ref");
             if (c->type != OTHER) break;
         }
     }

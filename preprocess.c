@@ -9,13 +9,14 @@
  *
  * Easy to get wrong:
  *   - Arithmetic, to the last bit: u8 * factor in double, rounded to float; then minus mean,
- *     divided by std, in float. As there are 256 levels, that is a table for each channel.
+ *     divided by std, in float.
  *   - "size": 224 means the shorter edge for CLIP and a square for BLIP (default_to_square).
  *   - The longer edge is cut to an integer, not rounded: 224 * 640 / 427 = 335.7 is 335.
  *   - Where the crop is larger than the picture it is padded with black before normalising.
  *   - transformers 5 saves a processor with tokenizer and pictures in one processor_config.json, in
  *     which "image_processor" then takes precedence over a preprocessor_config.json beside it. */
 #include "mm.h"
+#include "kernels/kernels.h"
 
 enum { MOST = 16384 };               /* of a side that a configuration asks for */
 
@@ -154,33 +155,27 @@ static Image resized(Image in, const Preprocess *p)
     return image_resize(in, (int)w, (int)h, p->resample);
 }
 
-typedef struct { Image in; float *out, table[3][256]; } Levels;
+typedef struct { Image in; float *out; double factor; float mean[3], std[3]; } Levels;
 
 static void levels_row(void *ctx, int y, int worker)
 {
-    const Levels  *l = ctx;
-    size_t         n = 3 * (size_t)l->in.w;
-    const uint8_t *in = l->in.rgb + y * n;
-    float         *out = l->out + y * n;
+    const Levels *l = ctx;
+    size_t at = 3 * (size_t)l->in.w * (size_t)y;
     (void)worker;
-    for (size_t i = 0; i < n; i += 3) {
-        out[i]     = l->table[0][in[i]];
-        out[i + 1] = l->table[1][in[i + 1]];
-        out[i + 2] = l->table[2][in[i + 2]];
-    }
+    kernel.normalize(l->out + at, l->in.rgb + at, l->factor, l->mean, l->std, l->in.w);
 }
 
+/* What is switched off is done with numbers that change nothing. */
 Tensor preprocess(Image in, const Preprocess *p)
 {
     if (p->resize) in = resized(in, p);
     if (p->crop) in = image_crop(in, p->crop_w, p->crop_h);
     Tensor out = scratch3(in.h, in.w, 3);
-    Levels l = { .in = in, .out = f32(out) };
-    for (int c = 0; c < 3; c++)
-        for (int v = 0; v < 256; v++) {
-            float x = p->rescale ? (float)(v * p->rescale_factor) : (float)v;
-            l.table[c][v] = p->normalize ? (x - p->mean[c]) / p->std[c] : x;
-        }
+    Levels l = { .in = in, .out = f32(out), .factor = p->rescale ? p->rescale_factor : 1 };
+    for (int c = 0; c < 3; c++) {
+        l.mean[c] = p->normalize ? p->mean[c] : 0;
+        l.std[c] = p->normalize ? p->std[c] : 1;
+    }
     parallel_for(in.h, levels_row, &l);
     return out;
 }

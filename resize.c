@@ -25,8 +25,9 @@
 #include <string.h>
 
 #include "image.h"
+#include "kernels/kernels.h"
 
-enum { BITS = 22 };                  /* Pillow's PRECISION_BITS: 32 - 8 - 2 */
+_Static_assert(TAP_BITS == 22, "Pillow's PRECISION_BITS: 32 - 8 - 2");
 
 /* === The filters ============================================================================== */
 
@@ -81,19 +82,19 @@ static const struct { double (*weight)(double x), support; } FILTERS[] = {
 
 /* === Weights of one axis ====================================================================== */
 
-typedef struct { int first, n; const int32_t *q; } Tap;     /* out = sum of q[k] * in[first + k] */
-
 /* The weights for all m outputs of an axis of n inputs, each over at most `size` inputs. */
-static Tap *axis_taps(int n, int m, Filter f)
+static Taps *axis_taps(int n, int m, Filter f)
 {
     double scale = (double)n / m, stretch = scale < 1.0 ? 1.0 : scale;
     double support = FILTERS[f].support * stretch, inverse = 1.0 / stretch;
-    size_t size = add_size(mul_size((size_t)ceil(support), 2), 1);
-    Tap     *taps = scratch_bytes(mul_size((size_t)m, sizeof *taps));
-    int32_t *q = scratch_bytes(mul_size(mul_size((size_t)m, size), sizeof *q));
+    size_t size = add_size(mul_size((size_t)ceil(support), 2), 1), padded = (size + 3) / 4 * 4;
+    size_t bytes = mul_size(mul_size((size_t)m, padded), 2 * sizeof(int16_t));
+    Taps    *taps = scratch_bytes(mul_size((size_t)m, sizeof *taps));
+    int16_t *q = scratch_bytes(bytes);
     double  *k = scratch_bytes(mul_size(size, sizeof *k));
+    memset(q, 0, bytes);
 
-    for (int i = 0; i < m; i++, q += size) {
+    for (int i = 0; i < m; i++, q += 2 * padded) {
         double center = (i + 0.5) * scale, sum = 0.0;
         int lo = (int)(center - support + 0.5), hi = (int)(center + support + 0.5);
         if (lo < 0) lo = 0;
@@ -103,10 +104,12 @@ static Tap *axis_taps(int n, int m, Filter f)
             sum += k[j];
         }
         for (int j = 0; j < hi - lo; j++) {
-            double w = (sum != 0.0 ? k[j] / sum : k[j]) * (1 << BITS);
-            q[j] = w < 0 ? (int32_t)(w - 0.5) : (int32_t)(w + 0.5);
+            double w = (sum != 0.0 ? k[j] / sum : k[j]) * (1 << TAP_BITS);
+            int32_t whole = w < 0 ? (int32_t)(w - 0.5) : (int32_t)(w + 0.5);
+            q[j / 2 * 4 + j % 2] = (int16_t)(whole & 0x7fff);
+            q[j / 2 * 4 + j % 2 + 2] = (int16_t)(whole >> 15);
         }
-        taps[i] = (Tap){ lo, hi - lo, q };
+        taps[i] = (Taps){ lo, hi - lo, q };
     }
     return taps;
 }
@@ -117,83 +120,32 @@ typedef struct {
     const uint8_t *in;
     uint8_t       *out;
     int            w_in, w_out, rows, block;     /* block: output rows of one task */
-    const Tap     *taps;
+    const Taps    *taps;
 } Pass;
-
-/* The sums stay below 2^31 for every filter here; unsigned, so that damage could only wrap. */
-static inline uint8_t clip8(uint32_t sum)
-{
-    int32_t v = (int32_t)sum >> BITS;
-    return v < 0 ? 0 : v > 255 ? 255 : (uint8_t)v;
-}
-
-static void horizontal_row(uint8_t *out, const uint8_t *in, const Tap *taps, int w_out)
-{
-    for (int x = 0; x < w_out; x++, out += 3) {
-        const uint8_t *p = in + 3 * (size_t)taps[x].first;
-        const int32_t *q = taps[x].q;
-        uint32_t r = 1u << (BITS - 1), g = r, b = r;
-        for (int k = 0, n = taps[x].n; k < n; k++, p += 3) {
-            uint32_t weight = (uint32_t)q[k];
-            r += p[0] * weight;
-            g += p[1] * weight;
-            b += p[2] * weight;
-        }
-        out[0] = clip8(r);
-        out[1] = clip8(g);
-        out[2] = clip8(b);
-    }
-}
 
 static void horizontal_task(void *ctx, int i, int worker)
 {
     const Pass *p = ctx;
+    int y = i * p->block, n = p->rows - y < p->block ? p->rows - y : p->block;
+    size_t ldo = 3 * (size_t)p->w_out, ldi = 3 * (size_t)p->w_in;
     (void)worker;
-    for (int y = i * p->block; y < p->rows && y < (i + 1) * p->block; y++)
-        horizontal_row(p->out + 3 * (size_t)y * p->w_out, p->in + 3 * (size_t)y * p->w_in, p->taps,
-                       p->w_out);
+    kernel.resize_rows(p->out + y * ldo, ldo, p->in + y * ldi, ldi, p->taps, n, p->w_in, p->w_out);
 }
 
-/* One output row is a sum of whole input rows, so the inner loop runs along the row. It is cut into
- * strips whose sums stay in the first-level cache. A weight has 24 bits; split into a high and a
- * low part of 16 bits at most, it makes the products 16 x 16 bits, which every SIMD set has:
- * p * q = (p * high << 15) + p * low. */
-enum { STRIP = 512 };
-
-static void vertical_strip(uint8_t *out, const uint8_t *in, size_t stride, const Tap *tap, int n)
-{
-    uint32_t low[STRIP], high[STRIP];
-    for (int i = 0; i < n; i++) {
-        low[i] = 1u << (BITS - 1);
-        high[i] = 0;
-    }
-    in += (size_t)tap->first * stride;
-    for (int k = 0; k < tap->n; k++, in += stride) {
-        int16_t ql = (int16_t)(tap->q[k] & 0x7fff), qh = (int16_t)(tap->q[k] >> 15);
-        for (int i = 0; i < n; i++) {
-            low[i]  += (uint32_t)((int16_t)in[i] * ql);
-            high[i] += (uint32_t)((int16_t)in[i] * qh);
-        }
-    }
-    for (int i = 0; i < n; i++)
-        out[i] = clip8((high[i] << 15) + low[i]);
-}
-
+/* One output row is a sum of whole input rows. */
 static void vertical_task(void *ctx, int i, int worker)
 {
     const Pass *p = ctx;
     size_t stride = 3 * (size_t)p->w_in;
     (void)worker;
     for (int y = i * p->block; y < p->rows && y < (i + 1) * p->block; y++)
-        for (size_t x = 0; x < stride; x += STRIP) {
-            int n = stride - x < STRIP ? (int)(stride - x) : STRIP;
-            vertical_strip(p->out + y * stride + x, p->in + x, stride, &p->taps[y], n);
-        }
+        kernel.resize_columns(p->out + y * stride, p->in + (size_t)p->taps[y].first * stride,
+                              stride, &p->taps[y], (int)stride);
 }
 
 static void run_pass(TaskFn *task, Pass *p)
 {
-    p->block = 1 + 16384 / (3 * p->w_out);       /* tasks of about 16,000 samples: some 50 us */
+    p->block = (4 + 16384 / (3 * p->w_out)) / 4 * 4;         /* tasks of about 16,000 samples */
     parallel_for((p->rows + p->block - 1) / p->block, task, p);
 }
 

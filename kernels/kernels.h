@@ -140,6 +140,13 @@ static inline size_t rounded_bytes(int mr, int k)
     return (size_t)((k + Q_COLS - 1) / Q_COLS) * rounded_block(mr);
 }
 
+/* Resampling (resize.c): an output is clip8(sum of weight k times input first + k, k < n). Weights
+ * have 22 fractional bits and are stored as two numbers of 16 bits, weight = high 2^15 + low with
+ * 0 <= low < 2^15; two taps together: q[4 i] = { low, next low, high, next high }. The table goes on
+ * with zeros to a multiple of four taps. clip8 rounds half up to an integer of 0 .. 255. */
+enum { TAP_BITS = 22 };
+typedef struct { int first, n; const int16_t *q; } Taps;
+
 /* === Micro-kernels ============================================================================ */
 
 /* What a tile fetches into the second-level cache while it multiplies and leaves the memory idle:
@@ -223,6 +230,15 @@ typedef struct {
      * (a, b) by its angle i < half, to (a cos[i] - b sin[i], b cos[i] + a sin[i]). The pairs are
      * (y[i], y[i + half]) for ROPE_HALVES, (y[2 i], y[2 i + 1]) for ROPE_PAIRS. */
     void  (*rope[2])(float *y, const float *cos, const float *sin, int n_heads, int d, int half);
+    /* Pictures, 3 bytes a pixel. n outputs of a column pass: input k of output i is at
+     * in[k*stride + i] (`first` is the caller's); all w_out pixels of a row pass, for rows whose
+     * starts are ldo and ldi bytes apart; and n pixels as numbers:
+     * y = ((float)(x factor) - mean[channel]) / std[channel] */
+    void  (*resize_columns)(uint8_t *out, const uint8_t *in, size_t stride, const Taps *t, int n);
+    void  (*resize_rows)(uint8_t *out, size_t ldo, const uint8_t *in, size_t ldi, const Taps *taps,
+                         int rows, int w_in, int w_out);
+    void  (*normalize)(float *y, const uint8_t *x, double factor, const float *mean,
+                       const float *std, int n);
     /* to[j][i] = s from[i][j], i < m, j < n; rows ldt and ldf apart */
     void  (*transpose)(float *to, int ldt, const float *from, int ldf, int m, int n, float s);
 

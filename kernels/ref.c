@@ -323,6 +323,55 @@ static void rope_pairs_ref(float *y, const float *cos, const float *sin, int n_h
             rotate(y + 2 * i, y + 2 * i + 1, cos[i], sin[i]);
 }
 
+/* === Pictures ================================================================================= */
+
+static int32_t weight(const Taps *t, int k)
+{
+    const int16_t *q = t->q + k / 2 * 4 + k % 2;
+    return q[2] * (1 << 15) + q[0];
+}
+
+/* The sums stay below 2^31 for every filter there is; unsigned, so that damage could only wrap. */
+static uint8_t clip8(uint32_t sum)
+{
+    int32_t v = (int32_t)(sum + (1u << (TAP_BITS - 1))) >> TAP_BITS;
+    return v < 0 ? 0 : v > 255 ? 255 : (uint8_t)v;
+}
+
+static void resize_columns_ref(uint8_t *out, const uint8_t *in, size_t stride, const Taps *t, int n)
+{
+    for (int i = 0; i < n; i++) {
+        uint32_t sum = 0;
+        for (int k = 0; k < t->n; k++)
+            sum += (uint32_t)in[k * stride + i] * (uint32_t)weight(t, k);
+        out[i] = clip8(sum);
+    }
+}
+
+static void resize_rows_ref(uint8_t *out, size_t ldo, const uint8_t *in, size_t ldi,
+                            const Taps *taps, int rows, int w_in, int w_out)
+{
+    (void)w_in;
+    for (int y = 0; y < rows; y++)
+        for (int x = 0; x < w_out; x++) {
+            const Taps *t = taps + x;
+            uint32_t sum[3] = { 0 };
+            for (int k = 0; k < t->n; k++)
+                for (int c = 0; c < 3; c++)
+                    sum[c] += in[y * ldi + 3 * (size_t)(t->first + k) + c] *
+                              (uint32_t)weight(t, k);
+            for (int c = 0; c < 3; c++)
+                out[y * ldo + 3 * (size_t)x + c] = clip8(sum[c]);
+        }
+}
+
+static void normalize_ref(float *y, const uint8_t *x, double factor, const float *mean,
+                          const float *std, int n)
+{
+    for (int i = 0; i < 3 * n; i++)
+        y[i] = ((float)(x[i] * factor) - mean[i % 3]) / std[i % 3];
+}
+
 /* === Attention of many queries ================================================================ */
 
 enum { LANES = 16 };
@@ -394,6 +443,8 @@ void kernels_ref(Kernels *k)
         .cvt = { cvt_f32_ref, cvt_f16_ref, cvt_bf16_ref },
         .narrow = { narrow_f32_ref, narrow_f16_ref, narrow_bf16_ref },
         .rope = { rope_halves_ref, rope_pairs_ref }, .transpose = transpose_ref,
+        .resize_columns = resize_columns_ref, .resize_rows = resize_rows_ref,
+        .normalize = normalize_ref,
         .lanes = LANES, .lane_step = LANES, .lane_scores = lane_scores_ref,
         .lane_soften = lane_soften_ref, .lane_mix = lane_mix_ref,
     };

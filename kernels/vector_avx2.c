@@ -332,6 +332,162 @@ static void rope_pairs_avx2(float *y, const float *cos, const float *sin, int n_
         }
 }
 
+/* === Pictures ================================================================================= */
+
+/* Sums of low and high parts -> numbers of 32 bits with the fraction cut off; low begins with half
+ * a unit. */
+INLINE __m256i whole(__m256i low, __m256i high)
+{
+    return _mm256_srai_epi32(_mm256_add_epi32(low, _mm256_slli_epi32(high, 15)), TAP_BITS);
+}
+
+/* One output of the column pass, for what does not fill a register. */
+static uint8_t one_output(const uint8_t *in, size_t stride, const Taps *t)
+{
+    int32_t low = 1 << (TAP_BITS - 1), high = 0;
+    for (int k = 0; k < t->n; k++) {
+        low += in[k * stride] * t->q[k / 2 * 4 + k % 2];
+        high += in[k * stride] * t->q[k / 2 * 4 + k % 2 + 2];
+    }
+    int32_t v = (int32_t)((uint32_t)low + ((uint32_t)high << 15)) >> TAP_BITS;
+    return v < 0 ? 0 : v > 255 ? 255 : (uint8_t)v;
+}
+
+/* 32 outputs. Bytes of two rows, interleaved and widened, are pairs of 16-bit numbers: one
+ * instruction multiplies both with their weights and adds them. */
+INLINE void columns_32(uint8_t *out, const uint8_t *in, size_t stride, const Taps *t)
+{
+    __m256i low[4], high[4], zero = _mm256_setzero_si256();
+    UNROLL
+    for (int v = 0; v < 4; v++) {
+        low[v] = _mm256_set1_epi32(1 << (TAP_BITS - 1));
+        high[v] = zero;
+    }
+    for (int k = 0; k < t->n; k += 2) {
+        int32_t weights[2];
+        memcpy(weights, t->q + 2 * k, sizeof weights);
+        __m256i ql = _mm256_set1_epi32(weights[0]), qh = _mm256_set1_epi32(weights[1]);
+        const uint8_t *next = in + (k + 1 < t->n ? k + 1 : k) * stride;     /* weight 0 there */
+        __m256i a = _mm256_loadu_si256((const __m256i *)(in + k * stride));
+        __m256i b = _mm256_loadu_si256((const __m256i *)next);
+        __m256i ab[2] = { _mm256_unpacklo_epi8(a, b), _mm256_unpackhi_epi8(a, b) };
+        UNROLL
+        for (int v = 0; v < 4; v++) {
+            __m256i pair = v % 2 ? _mm256_unpackhi_epi8(ab[v / 2], zero)
+                                 : _mm256_unpacklo_epi8(ab[v / 2], zero);
+            low[v] = _mm256_add_epi32(low[v], _mm256_madd_epi16(pair, ql));
+            high[v] = _mm256_add_epi32(high[v], _mm256_madd_epi16(pair, qh));
+        }
+    }
+    __m256i first_half = _mm256_packs_epi32(whole(low[0], high[0]), whole(low[1], high[1]));
+    __m256i second_half = _mm256_packs_epi32(whole(low[2], high[2]), whole(low[3], high[3]));
+    _mm256_storeu_si256((__m256i *)out, _mm256_packus_epi16(first_half, second_half));
+}
+
+static void resize_columns_avx2(uint8_t *out, const uint8_t *in, size_t stride, const Taps *t,
+                                int n)
+{
+    int i = 0;
+    for (; i + 32 <= n; i += 32)
+        columns_32(out + i, in + i, stride, t);
+    for (; i < n; i++)
+        out[i] = one_output(in + i, stride, t);
+}
+
+/* A pixel of two rows, one in each half of the register: r g b, each from four taps at a time. */
+INLINE __m256i load_rows(const uint8_t *a, const uint8_t *b)
+{
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)a)),
+                                   _mm_loadu_si128((const __m128i *)b), 1);
+}
+
+/* One pixel of four rows. Reads 16 bytes from every fourth tap on. */
+INLINE void pixel_of_4(uint8_t *out, size_t ldo, const uint8_t *in, size_t ldi, const Taps *t,
+                       int bytes)
+{
+    /* pixels 0 1 (2 3) of twelve bytes -> 16-bit pairs r r, g g, b b, nothing */
+    const __m256i first_two = _mm256_broadcastsi128_si256(_mm_setr_epi8(
+        0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1));
+    const __m256i second_two = _mm256_broadcastsi128_si256(_mm_setr_epi8(
+        6, -1, 9, -1, 7, -1, 10, -1, 8, -1, 11, -1, -1, -1, -1, -1));
+    __m256i low[2], high[2];
+    UNROLL
+    for (int v = 0; v < 2; v++) {
+        low[v] = _mm256_set1_epi32(1 << (TAP_BITS - 1));
+        high[v] = _mm256_setzero_si256();
+    }
+    for (int k = 0; k < t->n; k += 4) {
+        int32_t q[4];
+        memcpy(q, t->q + 2 * k, sizeof q);
+        UNROLL
+        for (int v = 0; v < 2; v++) {
+            const uint8_t *p = in + 2 * v * ldi + 3 * (size_t)k;
+            __m256i x = load_rows(p, p + ldi), a = _mm256_shuffle_epi8(x, first_two);
+            __m256i b = _mm256_shuffle_epi8(x, second_two);
+            low[v] = _mm256_add_epi32(low[v], _mm256_madd_epi16(a, _mm256_set1_epi32(q[0])));
+            high[v] = _mm256_add_epi32(high[v], _mm256_madd_epi16(a, _mm256_set1_epi32(q[1])));
+            low[v] = _mm256_add_epi32(low[v], _mm256_madd_epi16(b, _mm256_set1_epi32(q[2])));
+            high[v] = _mm256_add_epi32(high[v], _mm256_madd_epi16(b, _mm256_set1_epi32(q[3])));
+        }
+    }
+    __m256i v = _mm256_packs_epi32(whole(low[0], high[0]), whole(low[1], high[1]));
+    v = _mm256_packus_epi16(v, v);              /* rows 0, 2 | rows 1, 3: four bytes each */
+    __m128i even = _mm256_castsi256_si128(v), odd = _mm256_extracti128_si256(v, 1);
+    uint32_t rgb[4] = { (uint32_t)_mm_cvtsi128_si32(even), (uint32_t)_mm_cvtsi128_si32(odd),
+                        (uint32_t)_mm_extract_epi32(even, 1), (uint32_t)_mm_extract_epi32(odd, 1) };
+    for (int y = 0; y < 4; y++)                 /* a fourth byte is the next pixel's, yet to come */
+        if (bytes == 4) memcpy(out + y * ldo, rgb + y, 4);
+        else            memcpy(out + y * ldo, rgb + y, 3);
+}
+
+static void resize_rows_avx2(uint8_t *out, size_t ldo, const uint8_t *in, size_t ldi,
+                             const Taps *taps, int rows, int w_in, int w_out)
+{
+    for (int y = 0; y < rows; y += 4, out += 4 * ldo, in += 4 * ldi)
+        for (int x = 0; x < w_out; x++) {
+            const Taps *t = taps + x;
+            size_t from = 3 * (size_t)t->first, read = 3 * (size_t)((t->n + 3) / 4 * 4 - 4) + 16;
+            if (y + 4 <= rows && from + read <= 3 * (size_t)w_in) {
+                pixel_of_4(out + 3 * (size_t)x, ldo, in + from, ldi, t, x + 1 < w_out ? 4 : 3);
+                continue;
+            }
+            for (int i = 0; i < 4 && y + i < rows; i++)
+                for (int c = 0; c < 3; c++)
+                    out[i * ldo + 3 * (size_t)x + c] = one_output(in + i * ldi + from + c, 3, t);
+        }
+}
+
+/* Eight numbers: to double, times factor, rounded to float, as Python does it. */
+INLINE __m256 scaled8(const uint8_t *x, __m256d factor)
+{
+    __m256i v = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)x));
+    __m256d a = _mm256_cvtepi32_pd(_mm256_castsi256_si128(v));
+    __m256d b = _mm256_cvtepi32_pd(_mm256_extracti128_si256(v, 1));
+    return _mm256_set_m128(_mm256_cvtpd_ps(_mm256_mul_pd(b, factor)),
+                           _mm256_cvtpd_ps(_mm256_mul_pd(a, factor)));
+}
+
+/* Eight pixels at a time: their channels come in the same order again after three registers. */
+static void normalize_avx2(float *y, const uint8_t *x, double factor, const float *mean,
+                           const float *std, int n)
+{
+    float m[24], s[24];
+    for (int i = 0; i < 24; i++) {
+        m[i] = mean[i % 3];
+        s[i] = std[i % 3];
+    }
+    __m256d f = _mm256_set1_pd(factor);
+    int i = 0;
+    for (; i + 24 <= 3 * n; i += 24)
+        UNROLL
+        for (int v = 0; v < 24; v += 8) {
+            __m256 d = _mm256_sub_ps(scaled8(x + i + v, f), load_f32(m + v));
+            _mm256_storeu_ps(y + i + v, _mm256_div_ps(d, load_f32(s + v)));
+        }
+    for (; i < 3 * n; i++)
+        y[i] = ((float)(x[i] * factor) - m[i % 3]) / s[i % 3];
+}
+
 /* === Transposition ============================================================================ */
 
 /* Eight rows v of eight numbers -> eight columns. */
@@ -409,5 +565,8 @@ void vector_avx2(Kernels *k)
     k->narrow[BF16] = narrow_bf16_avx2;
     k->rope[ROPE_HALVES] = rope_halves_avx2;
     k->rope[ROPE_PAIRS] = rope_pairs_avx2;
+    k->resize_columns = resize_columns_avx2;
+    k->resize_rows = resize_rows_avx2;
+    k->normalize = normalize_avx2;
     k->transpose = transpose_avx2;
 }

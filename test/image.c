@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "../kernels/kernels.h"
 #include "../mm.h"
 
 #define DATA "test/data/image/"
@@ -531,19 +532,25 @@ static void test_damage(double seconds, int rounds)
 
 int main(int argc, char **argv)
 {
+    char levels[64];
     threads_start(2);
+    snprintf(levels, sizeof levels, "%s", kernels_available());
+    kernels_init(NULL, false);
     if (argc == 3 && !strcmp(argv[1], "--seconds")) {
         seed = (uint64_t)time(NULL);
         test_damage(atof(argv[2]), 0);
         return n_failed > 0;
     }
-    test_resize();
+    for (char *level = strtok(levels, " "); level; level = strtok(NULL, " ")) {
+        kernels_init(level, false);
+        test_resize();
+        test_preprocess();
+    }
     test_pictures();
     test_assets();
     test_refused();
     test_bombs();
     test_stream();
-    test_preprocess();
     test_damage(0, 3);
     printf("image: %d passed, %d failed, %d skipped\n", n_passed, n_failed, n_skipped);
     return n_failed > 0;

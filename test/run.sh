@@ -24,9 +24,9 @@ run() {
     esac
 }
 
-for t in ${TESTS:-ground kernels conv quant nn sample json files pickle image tokenizer models language cli lint}; do
+for t in ${TESTS:-ground kernels attention conv quant nn sample json files pickle image tokenizer models language cli lint}; do
     case $t in
-    kernels | conv)
+    kernels | attention | conv)
              run "$t" "$build/test/$t" --isa ref
              best=$("$build/test/kernels" --best)
              [ "$best" = ref ] || run "$t" "$build/test/$t" --isa "$best" ;;

@@ -1,5 +1,6 @@
 /* test/fuzz/picture.c -- any bytes as a picture: what it says of itself, its pixels, and a resize
  * to what a model would get. More than a million pixels are refused, for speed. */
+#include "../../kernels/kernels.h"
 #include "fuzz.h"
 
 static void read_input(const uint8_t *bytes, size_t n)
@@ -17,5 +18,6 @@ static void read_input(const uint8_t *bytes, size_t n)
     Image image = image_decode("fuzz", bytes, n, o);
     if (image.w < 1 || image.h < 1) bug("picture of %d x %d", image.w, image.h);
     for (size_t i = 0; i < (size_t)image.w * image.h * 3; i++) sum = sum + image.rgb[i];
+    if (!kernel.resize_rows) kernels_init(NULL, false);
     if (sum != 1) image_resize(image, 7, 5, BICUBIC);
 }
