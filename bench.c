@@ -22,9 +22,9 @@
  *
  *   cases -> rows (one per type and instruction set) -> rounds of timings -> medians -> the table
  *
- * ref, the definition, is timed on 16 rows (or 8x8 pixels), as it is slow. What writes as much as it
- * reads may pass 100 % of memory: most machines do both at once. 3x3 convolutions pass 100 % of fma,
- * since the operations told are those of the plain sum, and Winograd's are fewer.
+ * ref, the definition, is timed on 16 rows (or 8x8 pixels), as it is slow. What writes as much as
+ * it reads may pass 100 % of memory: most machines do both at once. 3x3 convolutions pass 100 % of
+ * fma: the operations told are those of the plain sum, and Winograd's are fewer.
  *
  * Easy to get wrong:
  *   - Weights that stay in a cache between two calls make a product look better than it is in a
