@@ -1,4 +1,4 @@
-"""convolutions.py -- convolutions, transposed convolutions and group norms as PyTorch computes them.
+"""convolutions.py -- convolutions, transposed ones and group norms as PyTorch computes them.
 
     python convolutions.py FOLDER          FOLDER: test/data/conv
 
@@ -6,7 +6,7 @@ Writes FOLDER/conv.answers.safetensors: for each case x [n, C, H, W], w, b and y
 of the cases once more, with what they mean to mm, and holds every instruction set against them.
 
 Easy to get wrong:
-  - weights of half the size are rounded first; PyTorch then gets them as f32, as mm multiplies them.
+  - weights of half the size are rounded first; PyTorch then gets them as f32, as mm does.
   - sizes differ wherever they can: H != W, channels odd, no padding equal to another.
 """
 import os

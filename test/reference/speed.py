@@ -72,7 +72,8 @@ class PythonSide:
 
     def __init__(self, args):
         self.process = subprocess.Popen(python_line(args, 0), stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+                                        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                                        text=True)
         self.once()                            # the first is slower: threads, memory
 
     def once(self):
@@ -144,10 +145,10 @@ def report_percent(args, peaks, warm, python):
 
 def report_others(args, others, warm):
     for folder in args.folders[1:]:
-        ratios = [o[0] / w[0] for o, w in zip(others[folder], warm)]
-        print(f"network          median   mm {1000 * statistics.median(o[0] for o in others[folder]):8.1f}"
-              f" ms from {os.path.basename(os.path.normpath(folder))}: "
-              f"{statistics.median(ratios):.3f} of the time from the first")
+        ratio = statistics.median(o[0] / w[0] for o, w in zip(others[folder], warm))
+        ms = 1000 * statistics.median(o[0] for o in others[folder])
+        name = os.path.basename(os.path.normpath(folder))
+        print(f"network          median   mm {ms:8.1f} ms from {name}: {ratio:.3f} of the first's")
 
 
 def arguments():
