@@ -117,14 +117,14 @@ static float max_avx2(const float *x, int n)
     return max8(_mm256_max_ps(_mm256_max_ps(m[0], m[1]), _mm256_max_ps(m[2], m[3])));
 }
 
-/* e^x for every float: within 1 ulp, subnormal results (2 ulp of theirs) included.
- * x = n ln 2 + r with |r| <= ln 2 / 2; e^x = 2^n e^r. ln 2 is subtracted in two parts, the first
- * of which has 15 bits, so that n times it is exact. 2^n may be too small or too large for a float
- * where e^x is not: it is multiplied in two halves. */
-INLINE __m256 exp256(__m256 x)
+/* e^x = 2^n e^r, x = n ln 2 + r, |r| <= ln 2 / 2 (and a little): e^r and the sum with 1.5 * 2^23 +
+ * 127 that has n + 127 in its lowest bits. ln 2 is subtracted in two parts, the first of which has
+ * 15 bits, so that n times it is exact. */
+INLINE __m256 exp_part(__m256 x, __m256 *n127)
 {
-    x = _mm256_min_ps(_mm256_set1_ps(89), _mm256_max_ps(_mm256_set1_ps(-104), x));
-    __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(0x1.715476p+0f)), 8);
+    __m256 magic = _mm256_set1_ps(0x1.8p23f + 127);
+    *n127 = _mm256_fmadd_ps(x, _mm256_set1_ps(0x1.715476p+0f), magic);
+    __m256 n = _mm256_sub_ps(*n127, magic);
     __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0x1.62e4p-1f), x);
     r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0x1.7f7d1cp-20f), r);
     __m256 e = _mm256_set1_ps(0x1.6a2350p-10f);
@@ -133,13 +133,28 @@ INLINE __m256 exp256(__m256 x)
     e = _mm256_fmadd_ps(e, r, _mm256_set1_ps(0x1.555490p-3f));
     e = _mm256_fmadd_ps(e, r, _mm256_set1_ps(0x1.fffffcp-2f));
     e = _mm256_fmadd_ps(e, r, _mm256_set1_ps(1));
-    e = _mm256_fmadd_ps(e, r, _mm256_set1_ps(1));
-    __m256i i = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(i, 1);
+    return _mm256_fmadd_ps(e, r, _mm256_set1_ps(1));
+}
+
+/* The number whose exponent is the lowest bits of i: 2^(i - 127) for 0 < i < 255, 0 for 0. */
+INLINE __m256 power(__m256i i) { return _mm256_castsi256_ps(_mm256_slli_epi32(i, 23)); }
+
+/* e^x for every float: within 1 ulp, subnormal results (2 ulp of theirs) included. Where 2^n is too
+ * small or too large for a float and e^x is not, it is multiplied in two halves. */
+INLINE __m256 exp256(__m256 x)
+{
+    __m256 n127, size = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x);
+    if (!_mm256_movemask_ps(_mm256_cmp_ps(size, _mm256_set1_ps(87), _CMP_NLE_UQ))) {
+        __m256 e = exp_part(x, &n127);
+        return _mm256_mul_ps(e, power(_mm256_castps_si256(n127)));
+    }
+    x = _mm256_min_ps(_mm256_set1_ps(89), _mm256_max_ps(_mm256_set1_ps(-104), x));
+    __m256 e = exp_part(x, &n127);
     __m256i bias = _mm256_set1_epi32(127);
-    __m256i rest = _mm256_sub_epi32(i, half);
-    half = _mm256_slli_epi32(_mm256_add_epi32(half, bias), 23);
-    rest = _mm256_slli_epi32(_mm256_add_epi32(rest, bias), 23);
-    return _mm256_mul_ps(_mm256_mul_ps(e, _mm256_castsi256_ps(half)), _mm256_castsi256_ps(rest));
+    __m256i i = _mm256_sub_epi32(_mm256_castps_si256(n127), _mm256_set1_epi32(0x4b40007f));
+    __m256i half = _mm256_srai_epi32(i, 1), rest = _mm256_sub_epi32(i, half);
+    e = _mm256_mul_ps(e, power(_mm256_add_epi32(half, bias)));
+    return _mm256_mul_ps(e, power(_mm256_add_epi32(rest, bias)));
 }
 
 static float exp_sum_avx2(float *y, const float *x, float m, int n)
@@ -215,11 +230,15 @@ INLINE __m256 erf256(__m256 t)
     return _mm256_min_ps(_mm256_set1_ps(1), _mm256_max_ps(_mm256_set1_ps(-1), e));
 }
 
-/* x / (1 + e^-z) */
+/* x / (1 + e^-z). Below e^-87 the power adds nothing to 1; up to e^89, where it becomes infinite and
+ * the quotient 0, 2^n is 2 * 2^(n - 1). */
 INLINE __m256 sigmoid_times(__m256 x, __m256 z)
 {
-    __m256 e = exp256(_mm256_sub_ps(_mm256_setzero_ps(), z));
-    return _mm256_div_ps(x, _mm256_add_ps(_mm256_set1_ps(1), e));
+    __m256 n127, y = _mm256_xor_ps(z, _mm256_set1_ps(-0.0f));
+    y = _mm256_min_ps(_mm256_set1_ps(89), _mm256_max_ps(_mm256_set1_ps(-87), y));
+    __m256 e = exp_part(y, &n127);
+    __m256i i = _mm256_sub_epi32(_mm256_castps_si256(n127), _mm256_set1_epi32(1));
+    return _mm256_div_ps(x, _mm256_fmadd_ps(_mm256_add_ps(e, e), power(i), _mm256_set1_ps(1)));
 }
 
 INLINE __m256 gelu(__m256 x)
