@@ -276,8 +276,8 @@ static void attend_heads(const Row *r, char *from)
 {
     int n_kv = r->shape[1], heads = r->shape[2], hd = r->shape[3];
     size_t n = (size_t)n_kv * (size_t)(heads * hd);
-    attention_heads(&(Attention){ .out = mem.out, .q = mem.in, .k = (float *)from,
-        .v = (float *)from + n, .kv_stride = n, .n_items = 1, .n_q = r->shape[0], .n_kv = n_kv,
+    attention_heads(&(Attention){ .out = mem.out, .q = mem.in, .k = from,
+        .v = from + n * dtype_size(r->type), .kv_type = r->type, .kv_stride = n, .n_items = 1, .n_q = r->shape[0], .n_kv = n_kv,
         .n_heads = heads, .n_kv_heads = heads, .head_dim = hd, .scale = 0.125f,
         .causal = r->c->causal });
 }
@@ -328,13 +328,28 @@ static void act_row(const Row *r, void *x, float *y, int n)
     kernel.act[r->c->act](x, n);
 }
 
+/* LLaMA's heads of 128. */
+static void rope_row(const Row *r, void *x, float *y, int n)
+{
+    (void)r, (void)y;
+    kernel.rope[ROPE_HALVES](x, mem.in, mem.in + 64, n / 128, 128, 64);
+}
+
+static void narrow_row(const Row *r, void *x, float *y, int n)
+{
+    (void)r;
+    kernel.narrow[F16](y, x, n);
+}
+
 static void cvt_row(const Row *r, void *x, float *y, int n) { kernel.cvt[r->type](y, x, n); }
 
 static void layernorm(const Row *r, char *from)  { each_row(r, from, layernorm_row); }
 static void rmsnorm(const Row *r, char *from)    { each_row(r, from, rmsnorm_row); }
 static void softmax(const Row *r, char *from)    { each_row(r, from, softmax_row); }
 static void activation(const Row *r, char *from) { each_row(r, from, act_row); }
+static void rope(const Row *r, char *from)       { each_row(r, from, rope_row); }
 static void convert(const Row *r, char *from)    { each_row(r, from, cvt_row); }
+static void narrow(const Row *r, char *from)     { each_row(r, from, narrow_row); }
 
 /* Pictures: w x h, and to which w x h. */
 static void resize(const Row *r, char *from)
@@ -353,7 +368,8 @@ static void normalize(const Row *r, char *from)
 #define GEMM(limit, m, n, k)       "gemm", product, limit, { m, n, k }, .type = OTHER
 #define QUANT(limit, m, n, k, t)   "gemm_quant", product, limit, { m, n, k }, .type = t
 #define CONV(side, c_in, c_out)    "conv3x3", pictures, FMA, { 2, side, c_in, c_out }, .type = F16
-#define ATTEND(limit, q, kv, h, d) "attention", attend_heads, limit, { q, kv, h, d }, .type = F32
+#define ATTEND(bound, q, kv, h, d) .kernel = "attention", .call = attend_heads, .limit = bound, \
+                                   .shape = { q, kv, h, d }
 #define IN_PLACE(kernel, call)     kernel, call, MEMORY, { 4096, 1280 }, .in_place = true
 
 static const Case CASES[] = {
@@ -398,7 +414,11 @@ static const Case CASES[] = {
     { ATTEND(FMA, 197, 197, 12, 64) },                      /* ViT-B/16 */
     { ATTEND(FMA, 77, 77, 12, 64), .causal = true },        /* CLIP's texts */
     { ATTEND(FMA, 4096, 4096, 8, 40) },                     /* Stable Diffusion at 512 x 512 */
+    { ATTEND(FMA, 512, 512, 32, 128), .causal = true },     /* LLaMA 7B, a prompt */
     { ATTEND(MEMORY, 1, 1024, 12, 64), .brief = true },     /* a token after 1024 */
+    { ATTEND(MEMORY, 1, 4096, 32, 128) },                   /* LLaMA 7B, after 4096 */
+    { ATTEND(MEMORY, 1, 4096, 32, 128), .type = F16 },
+    { ATTEND(MEMORY, 16, 4096, 32, 128), .type = F16 },     /* 16 tokens at once */
     { IN_PLACE("layernorm", layernorm), .brief = true },
     { IN_PLACE("rmsnorm", rmsnorm), .brief = true },
     { IN_PLACE("softmax", softmax), .brief = true },
@@ -408,8 +428,10 @@ static const Case CASES[] = {
     { IN_PLACE("gelu_quick", activation), .act = GELU_QUICK, .brief = true },
     { IN_PLACE("silu", activation), .act = SILU, .brief = true },
     { IN_PLACE("relu", activation), .act = RELU, .brief = true },
+    { IN_PLACE("rope", rope), .brief = true },
     { "cvt", convert, MEMORY, { 4096, 1280 }, .type = F16, .brief = true },
     { "cvt", convert, MEMORY, { 4096, 1280 }, .type = BF16, .brief = true },
+    { "narrow", narrow, MEMORY, { 4096, 1280 }, .brief = true },        /* to F16 */
     { "resize", resize, MEMORY, { 640, 480, 384, 384 }, .type = U8, .picture = true,
       .brief = true },
     { "resize", resize, MEMORY, { 640, 480, 298, 224 }, .type = U8, .picture = true },
@@ -441,6 +463,7 @@ static double work(const Row *r)
                                                                  : 4 * area * s[2] * s[3];
     if (r->c->in_place)             return 2 * bytes;
     if (r->c->call == convert)      return bytes + 4 * area;
+    if (r->c->call == narrow)       return bytes + 2 * area;
     if (r->c->call == normalize)    return bytes + 12 * area;
     if (r->c->call == resize)       return bytes + 3.0 * s[2] * s[3];
     return bytes;
