@@ -16,8 +16,9 @@
  *   latency    a sum is used again after 12 multiply-adds, 6 cycles; they take 4 or 5 each
  *   Zen 1      does half of each a cycle: the same shape, half the speed
  *
- * Few rows: 4 rows of W by up to 2 of A are 8 sums; the loads of W are shared by the rows of A.
- * What bounds it is the memory. */
+ * Few rows: 8 rows of W by one of A, or 4 by up to 3, are 8 to 12 sums; the loads of W are shared
+ * by the rows of A. What bounds it is the memory, which wants long streams: the rows of W lie an
+ * eighth (a quarter) of the task apart. */
 #include "avx2.h"
 
 #include <string.h>
@@ -36,69 +37,80 @@ INLINE __m128 sum4(__m256 a, __m256 b, __m256 c, __m256 d)
     return _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
 }
 
-/* M rows of A by 4 rows of W, a quarter of all rows apart: so that the memory delivers four long
- * streams, not many short ones (twice as fast where a row has 768 numbers). The last may be beyond
- * the n rows that are left: then it is a row again that was there already, and not stored. */
+/* M rows of A by R rows of W, an R-th of all rows apart: the memory delivers few long streams
+ * faster than many short ones, and eight of them faster than four. The last ones may be beyond the
+ * n rows that are left: then it is a row again that was there already, and not stored. */
+enum {
+    WIDE = 1,           /* rows of A up to which R is 8 */
+    TALL = 3,           /* rows of A that 4 of W meet at a time */
+    FETCH = 256         /* bytes */
+};
+
 #define FEW(name, T)                                                                           \
     INLINE void few_rows_##name(float *C, int ldc, const float *A, int lda, const T *const *w, \
-                                int quarter, int n, int k, const int M)                        \
+                                int apart, int n, int k, const int R, const int M)             \
     {                                                                                          \
-        __m256 s[2][4], v[4];                                                                  \
+        __m256 s[TALL][8], a[TALL], v;                                                         \
         UNROLL                                                                                 \
         for (int i = 0; i < M; i++)                                                            \
             UNROLL                                                                             \
-            for (int j = 0; j < 4; j++)                                                        \
+            for (int j = 0; j < R; j++)                                                        \
                 s[i][j] = _mm256_setzero_ps();                                                 \
         int p = 0;                                                                             \
         for (; p + 8 <= k; p += 8) {                                                           \
             UNROLL                                                                             \
-            for (int j = 0; j < 4; j++) {                                                      \
-                v[j] = load_##name(w[j] + p);                                                  \
-                KEEP(v[j]);                                                                    \
-            }                                                                                  \
+            for (int i = 0; i < M; i++)                                                        \
+                a[i] = _mm256_loadu_ps(A + (size_t)i * lda + p);                               \
             UNROLL                                                                             \
-            for (int i = 0; i < M; i++) {                                                      \
-                __m256 a = _mm256_loadu_ps(A + (size_t)i * lda + p);                           \
+            for (int j = 0; j < R; j++) {                                                      \
+                v = load_##name(w[j] + p);                                                     \
+                KEEP(v);                                                                       \
+                if (R < 8) __builtin_prefetch(w[j] + p + FETCH / sizeof(T));                   \
                 UNROLL                                                                         \
-                for (int j = 0; j < 4; j++)                                                    \
-                    s[i][j] = _mm256_fmadd_ps(a, v[j], s[i][j]);                               \
+                for (int i = 0; i < M; i++)                                                    \
+                    s[i][j] = _mm256_fmadd_ps(a[i], v, s[i][j]);                               \
             }                                                                                  \
         }                                                                                      \
         if (p < k) {                                                                           \
             UNROLL                                                                             \
-            for (int j = 0; j < 4; j++)                                                        \
-                v[j] = part_##name(w[j] + p, k - p);                                           \
+            for (int i = 0; i < M; i++)                                                        \
+                a[i] = part_f32(A + (size_t)i * lda + p, k - p);                               \
             UNROLL                                                                             \
-            for (int i = 0; i < M; i++) {                                                      \
-                __m256 a = part_f32(A + (size_t)i * lda + p, k - p);                           \
+            for (int j = 0; j < R; j++) {                                                      \
+                v = part_##name(w[j] + p, k - p);                                              \
                 UNROLL                                                                         \
-                for (int j = 0; j < 4; j++)                                                    \
-                    s[i][j] = _mm256_fmadd_ps(a, v[j], s[i][j]);                               \
+                for (int i = 0; i < M; i++)                                                    \
+                    s[i][j] = _mm256_fmadd_ps(a[i], v, s[i][j]);                               \
             }                                                                                  \
         }                                                                                      \
         UNROLL                                                                                 \
-        for (int i = 0; i < M; i++) {                                                          \
-            float sum[4];                                                                      \
-            _mm_storeu_ps(sum, sum4(s[i][0], s[i][1], s[i][2], s[i][3]));                      \
-            for (int j = 0; j < 4 && j * quarter < n; j++)                                     \
-                C[(size_t)i * ldc + j * quarter] = sum[j];                                     \
-        }                                                                                      \
+        for (int i = 0; i < M; i++)                                                            \
+            UNROLL                                                                             \
+            for (int g = 0; g < R; g += 4) {                                                   \
+                float sum[4];                                                                  \
+                _mm_storeu_ps(sum, sum4(s[i][g], s[i][g + 1], s[i][g + 2], s[i][g + 3]));      \
+                for (int j = g; j < g + 4 && j * apart < n; j++)                               \
+                    C[(size_t)i * ldc + j * apart] = sum[j - g];                               \
+            }                                                                                  \
     }                                                                                          \
                                                                                                \
     static void few_##name##_avx2(float *C, int ldc, const float *A, int lda, const void *W,   \
                                   int ldw, int m, int n, int k)                                \
     {                                                                                          \
-        int quarter = (n + 3) / 4;                                                             \
-        for (int j = 0; j < quarter; j++) {                                                    \
-            const T *w[4];                                                                     \
-            for (int t = 0; t < 4; t++)                                                        \
-                w[t] = (const T *)W + (size_t)min(j + t * quarter, n - 1) * ldw;               \
-            for (int i = 0; i < m; i += 2) {                                                   \
+        int rows = m <= WIDE ? 8 : 4, apart = (n + rows - 1) / rows;                           \
+        int part = (m + (m + TALL - 1) / TALL - 1) / ((m + TALL - 1) / TALL);                  \
+        for (int j = 0; j < apart; j++) {                                                      \
+            const T *w[8];                                                                     \
+            for (int t = 0; t < rows; t++)                                                     \
+                w[t] = (const T *)W + (size_t)min(j + t * apart, n - 1) * ldw;                 \
+            for (int i = 0; i < m; i += part) {                                                \
                 float *c = C + (size_t)i * ldc + j;                                            \
                 const float *a = A + (size_t)i * lda;                                          \
-                switch (m - i) {                                                               \
-                case 1:  few_rows_##name(c, ldc, a, lda, w, quarter, n - j, k, 1); break;      \
-                default: few_rows_##name(c, ldc, a, lda, w, quarter, n - j, k, 2); break;      \
+                switch (10 * rows + min(part, m - i)) {                                        \
+                case 81: few_rows_##name(c, ldc, a, lda, w, apart, n - j, k, 8, 1); break;     \
+                case 41: few_rows_##name(c, ldc, a, lda, w, apart, n - j, k, 4, 1); break;     \
+                case 42: few_rows_##name(c, ldc, a, lda, w, apart, n - j, k, 4, 2); break;     \
+                case 43: few_rows_##name(c, ldc, a, lda, w, apart, n - j, k, 4, 3); break;     \
                 }                                                                              \
             }                                                                                  \
         }                                                                                      \

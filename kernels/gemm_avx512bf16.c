@@ -133,7 +133,7 @@ static void pack_avx512bf16(uint16_t *P, const uint16_t *W, int ldw, int nr, int
             const uint16_t *w = W + (size_t)j * ldw + p;
             uint16_t *to = P + (size_t)p * TILE_N + 2 * j;
             if (k - p >= 32 && nr - j >= 16) pack_block(to, w, ldw, 16, 32);
-            else                             pack_block(to, w, ldw, nr - j, k - p < 32 ? k - p : 32);
+            else                             pack_block(to, w, ldw, nr - j, min(k - p, 32));
         }
 }
 

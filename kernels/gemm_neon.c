@@ -14,8 +14,9 @@
  *              those with four and three (Apple M1, Neoverse V1) 6 and 4. Arithmetic is the limit.
  *   latency    a sum is used again after 24 multiply-adds, 6 to 12 cycles; they take 4
  *
- * Few rows: 4 rows of W by up to 4 of A are 16 sums; the loads of W are shared by the rows of A.
- * What bounds it is the memory.
+ * Few rows: 8 rows of W by up to 3 of A, or 4 by up to 6, are 24 sums at most; the loads of W are
+ * shared by the rows of A. What bounds it is the memory, which wants long streams: the rows of W
+ * lie an eighth (a quarter) of the task apart.
  *
  * Tested for correctness by emulation (qemu-user); the cycles above are from the vendors'
  * optimisation guides, not measured. */
@@ -29,69 +30,84 @@ INLINE float32x4_t sum4(float32x4_t a, float32x4_t b, float32x4_t c, float32x4_t
     return vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d));
 }
 
-/* M rows of A by 4 rows of W, a quarter of all rows apart: so that the memory delivers four long
- * streams, not many short ones (twice as fast where a row has 768 numbers). The last may be beyond
- * the n rows that are left: then it is a row again that was there already, and not stored. */
+/* M rows of A by R rows of W, an R-th of all rows apart: the memory delivers few long streams
+ * faster than many short ones, and eight of them faster than four. The last ones may be beyond the
+ * n rows that are left: then it is a row again that was there already, and not stored. */
+enum {
+    WIDE = 3,           /* rows of A up to which R is 8 */
+    TALL = 6,           /* rows of A that 4 of W meet at a time */
+    FETCH = 256         /* bytes */
+};
+
 #define FEW(name, T)                                                                           \
     INLINE void few_rows_##name(float *C, int ldc, const float *A, int lda, const T *const *w, \
-                                int quarter, int n, int k, const int M)                        \
+                                int apart, int n, int k, const int R, const int M)             \
     {                                                                                          \
-        float32x4_t s[4][4], v[4];                                                             \
+        float32x4_t s[TALL][8], a[TALL], v;                                                    \
         UNROLL                                                                                 \
         for (int i = 0; i < M; i++)                                                            \
             UNROLL                                                                             \
-            for (int j = 0; j < 4; j++)                                                        \
+            for (int j = 0; j < R; j++)                                                        \
                 s[i][j] = vdupq_n_f32(0);                                                      \
         int p = 0;                                                                             \
         for (; p + 4 <= k; p += 4) {                                                           \
             UNROLL                                                                             \
-            for (int j = 0; j < 4; j++)                                                        \
-                v[j] = load_##name(w[j] + p);                                                  \
+            for (int i = 0; i < M; i++)                                                        \
+                a[i] = vld1q_f32(A + (size_t)i * lda + p);                                     \
             UNROLL                                                                             \
-            for (int i = 0; i < M; i++) {                                                      \
-                float32x4_t a = vld1q_f32(A + (size_t)i * lda + p);                            \
+            for (int j = 0; j < R; j++) {                                                      \
+                v = load_##name(w[j] + p);                                                     \
+                if (R < 8) __builtin_prefetch(w[j] + p + FETCH / sizeof(T));                   \
                 UNROLL                                                                         \
-                for (int j = 0; j < 4; j++)                                                    \
-                    s[i][j] = vfmaq_f32(s[i][j], a, v[j]);                                     \
+                for (int i = 0; i < M; i++)                                                    \
+                    s[i][j] = vfmaq_f32(s[i][j], a[i], v);                                     \
             }                                                                                  \
         }                                                                                      \
         if (p < k) {                                                                           \
             UNROLL                                                                             \
-            for (int j = 0; j < 4; j++)                                                        \
-                v[j] = part_##name(w[j] + p, k - p);                                           \
+            for (int i = 0; i < M; i++)                                                        \
+                a[i] = part_f32(A + (size_t)i * lda + p, k - p);                               \
             UNROLL                                                                             \
-            for (int i = 0; i < M; i++) {                                                      \
-                float32x4_t a = part_f32(A + (size_t)i * lda + p, k - p);                      \
+            for (int j = 0; j < R; j++) {                                                      \
+                v = part_##name(w[j] + p, k - p);                                              \
                 UNROLL                                                                         \
-                for (int j = 0; j < 4; j++)                                                    \
-                    s[i][j] = vfmaq_f32(s[i][j], a, v[j]);                                     \
+                for (int i = 0; i < M; i++)                                                    \
+                    s[i][j] = vfmaq_f32(s[i][j], a[i], v);                                     \
             }                                                                                  \
         }                                                                                      \
         UNROLL                                                                                 \
-        for (int i = 0; i < M; i++) {                                                          \
-            float sum[4];                                                                      \
-            vst1q_f32(sum, sum4(s[i][0], s[i][1], s[i][2], s[i][3]));                          \
-            for (int j = 0; j < 4 && j * quarter < n; j++)                                     \
-                C[(size_t)i * ldc + j * quarter] = sum[j];                                     \
-        }                                                                                      \
+        for (int i = 0; i < M; i++)                                                            \
+            UNROLL                                                                             \
+            for (int g = 0; g < R; g += 4) {                                                   \
+                float sum[4];                                                                  \
+                vst1q_f32(sum, sum4(s[i][g], s[i][g + 1], s[i][g + 2], s[i][g + 3]));          \
+                for (int j = g; j < g + 4 && j * apart < n; j++)                               \
+                    C[(size_t)i * ldc + j * apart] = sum[j - g];                               \
+            }                                                                                  \
     }                                                                                          \
                                                                                                \
     static void few_##name##_neon(float *C, int ldc, const float *A, int lda, const void *W,   \
                                   int ldw, int m, int n, int k)                                \
     {                                                                                          \
-        int quarter = (n + 3) / 4;                                                             \
-        for (int j = 0; j < quarter; j++) {                                                    \
-            const T *w[4];                                                                     \
-            for (int t = 0; t < 4; t++)                                                        \
-                w[t] = (const T *)W + (size_t)min(j + t * quarter, n - 1) * ldw;               \
-            for (int i = 0; i < m; i += 4) {                                                   \
+        int rows = m <= WIDE ? 8 : 4, apart = (n + rows - 1) / rows;                           \
+        int part = (m + (m + TALL - 1) / TALL - 1) / ((m + TALL - 1) / TALL);                  \
+        for (int j = 0; j < apart; j++) {                                                      \
+            const T *w[8];                                                                     \
+            for (int t = 0; t < rows; t++)                                                     \
+                w[t] = (const T *)W + (size_t)min(j + t * apart, n - 1) * ldw;                 \
+            for (int i = 0; i < m; i += part) {                                                \
                 float *c = C + (size_t)i * ldc + j;                                            \
                 const float *a = A + (size_t)i * lda;                                          \
-                switch (m - i) {                                                               \
-                case 1:  few_rows_##name(c, ldc, a, lda, w, quarter, n - j, k, 1); break;      \
-                case 2:  few_rows_##name(c, ldc, a, lda, w, quarter, n - j, k, 2); break;      \
-                case 3:  few_rows_##name(c, ldc, a, lda, w, quarter, n - j, k, 3); break;      \
-                default: few_rows_##name(c, ldc, a, lda, w, quarter, n - j, k, 4); break;      \
+                switch (10 * rows + min(part, m - i)) {                                        \
+                case 81: few_rows_##name(c, ldc, a, lda, w, apart, n - j, k, 8, 1); break;     \
+                case 82: few_rows_##name(c, ldc, a, lda, w, apart, n - j, k, 8, 2); break;     \
+                case 83: few_rows_##name(c, ldc, a, lda, w, apart, n - j, k, 8, 3); break;     \
+                case 41: few_rows_##name(c, ldc, a, lda, w, apart, n - j, k, 4, 1); break;     \
+                case 42: few_rows_##name(c, ldc, a, lda, w, apart, n - j, k, 4, 2); break;     \
+                case 43: few_rows_##name(c, ldc, a, lda, w, apart, n - j, k, 4, 3); break;     \
+                case 44: few_rows_##name(c, ldc, a, lda, w, apart, n - j, k, 4, 4); break;     \
+                case 45: few_rows_##name(c, ldc, a, lda, w, apart, n - j, k, 4, 5); break;     \
+                case 46: few_rows_##name(c, ldc, a, lda, w, apart, n - j, k, 4, 6); break;     \
                 }                                                                              \
             }                                                                                  \
         }                                                                                      \
