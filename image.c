@@ -145,6 +145,14 @@ static int crop_start(int n, int m)
     return pad - (start > 0 ? start : 0);
 }
 
+Image image_pad(Image in, int w, int h, const uint8_t ground[3])
+{
+    Image out = image_new(w, h);
+    for (size_t i = 0; i < 3 * (size_t)w * (size_t)h; i++) out.rgb[i] = ground[i % 3];
+    paste(out, in, (w - in.w) / 2, (h - in.h) / 2);
+    return out;
+}
+
 Image image_crop(Image in, int w, int h)
 {
     Image out = image_new(w, h);

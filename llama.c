@@ -356,18 +356,23 @@ static void body_load(Llama *m, Ckpt ck)
     ckpt_ignore(ck, "rotary_emb.inv_freq");
 }
 
-/* body: where the table and the layers are; head: where the output matrix is. */
+/* LLaVA's first layout is LLaMA with keys of its own. */
+static const Family *family_of(Json config)
+{
+    const char *type = json_str(config, "model_type", "llama");
+    if (!strncmp(type, "llava", 5)) type = "llama";
+    for (const Family *f = FAMILIES; f->type; f++)
+        if (!strcmp(f->type, type)) return f;
+    die(EXIT_MODEL, "%s: model_type %s is no language model that mm runs",
+        quoted(json_doc_name(config)), quoted(type));
+}
+
 Llama *llama_load_parts(Ckpt body, Ckpt head, Json config)
 {
     Llama *m = keep_bytes(sizeof *m);
-    const char *type = json_str(config, "model_type", "llama");
-    m->family = FAMILIES;
-    while (m->family->type && strcmp(m->family->type, type)) m->family++;
-    if (!m->family->type)
-        die(EXIT_MODEL, "%s: model_type %s is no language model that mm runs",
-            quoted(json_doc_name(config)), quoted(type));
+    m->family = family_of(config);
     m->config = keep_string("%s", json_doc_name(config));
-    if (strcmp(type, "qwen") == 0) qwen_config(m, config);
+    if (strcmp(m->family->type, "qwen") == 0) qwen_config(m, config);
     else llama_config(m, config);
     if (!m->d_embed) m->d_embed = m->d;
     check_config(m, config);
@@ -381,10 +386,7 @@ Llama *llama_load_parts(Ckpt body, Ckpt head, Json config)
 
 Llama *llama_load(Ckpt ck, Json config)
 {
-    const char *type = json_str(config, "model_type", "llama");
-    const Family *f = FAMILIES;
-    while (f->type && strcmp(f->type, type)) f++;
-    if (!f->type) return llama_load_parts(ck, ck, config);               /* which says why not */
+    const Family *f = family_of(config);
     Ckpt body = ckpt_at(ck, "%s", f->base), bare = ckpt_at(ck, "%s", f->base_short);
     const char *table = keep_string("%s.weight", f->embed);
     if (!ckpt_has(body, table) && ckpt_has(bare, table)) body = bare;

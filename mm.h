@@ -41,10 +41,12 @@ typedef enum { NEAREST, LANCZOS, BILINEAR, BICUBIC, BOX, HAMMING } Filter;   /* 
 
 Image  image_resize(Image in, int w, int h, Filter f);      /* Pillow's, byte for byte */
 Image  image_crop(Image in, int w, int h);                  /* centre; zeros where it is larger */
+/* The picture in the middle of a larger one; half a pixel goes to the right and below. */
+Image  image_pad(Image in, int w, int h, const uint8_t ground[3]);
 
 /* What preprocessor_config.json asks for. */
 typedef struct {
-    bool   resize, crop, rescale, normalize;
+    bool   pad, resize, crop, rescale, normalize;    /* pad: to a square, before all else */
     int    resize_w, resize_h;       /* exact size, or ... */
     int    shortest_edge;            /* ... if > 0: keep the aspect, shorter side is this */
     Filter resample;
@@ -178,7 +180,11 @@ Vit   *vit_load_blip(Ckpt ck, Json config);
 /* [H, W, 3] -> [n_patch+1, d], scratch. BLIP: after the final norm; CLIP: before it. */
 Tensor vit_forward(Vit *v, Tensor image);
 Tensor vit_pool(Vit *v, Tensor x);                       /* CLIP: the final norm of row 0 [1, d] */
+/* The same behind some of the layers only, without a final norm: the reference's hidden_states,
+ * 0 to vit_layers; negative numbers count from the end, -1 is behind the last. Scratch. */
+Tensor vit_hidden(Vit *v, Tensor image, int layer);
 int    vit_image_size(const Vit *v), vit_dim(const Vit *v);
+int    vit_layers(const Vit *v), vit_patches(const Vit *v);
 
 /* === CLIP (clip.c) ============================================================================ */
 
@@ -264,15 +270,16 @@ Generated session_generate(Session *s, const int *prompt, int n_prompt, GenOptio
 /* === LLaVA (vlm.c) ============================================================================ */
 
 typedef struct Llava Llava;
-/* All layouts of llava-hf, and liuhaotian's original one, whose picture tower is a model of its own
+/* All layouts of llava-hf, and liuhaotian's first one, whose picture tower is a model of its own
  * (mm_vision_tower, found as -m finds models). */
-Llava  *llava_load(Ckpt ck, Json config);
-Llama  *llava_text(const Llava *v);
-int     llava_image_size(const Llava *v), llava_n_tokens(const Llava *v);    /* per picture */
-bool    llava_original(const Llava *v);                  /* liuhaotian's layout */
-bool    llava_pad(const Llava *v);                       /* original: pad pictures to squares */
+Llava *llava_load(Ckpt ck, Json config);
+Llama *llava_text(const Llava *v);
+int    llava_image_size(const Llava *v), llava_n_tokens(const Llava *v);    /* rows of a picture */
+bool   llava_original(const Llava *v);                   /* liuhaotian's layout */
+/* How it wants pictures; needs no weights. */
+Preprocess llava_pictures(const char *dir, Json config);
 /* [H, W, 3] -> [n_tokens, d] for session_picture; scratch. */
-Tensor  llava_image(Llava *v, Tensor image);
+Tensor llava_image(Llava *v, Tensor image);
 
 /* === Chat templates (template.c) ============================================================== */
 

@@ -39,6 +39,13 @@ static void load_llama(Model *m)
     ckpt_done(m->ck);
 }
 
+static void load_llava(Model *m)
+{
+    m->llava = llava_load(m->ck, m->config);
+    m->llama = llava_text(m->llava);
+    m->image_size = llava_image_size(m->llava);
+}
+
 static void load_sentence(Model *m) { m->sentence = sentence_load(m->dir, m->ck, m->config); }
 
 #define WITH_PICTURES (PREPROCESS | TOKENIZE)
@@ -65,6 +72,12 @@ static const ModelRow MODELS[] = {
     { "phi", "PhiForCausalLM", NULL, "Phi", A_WRITER, load_llama, 0 },
     { "phi-msft", "PhiForCausalLM", NULL, "Phi, first layout", A_WRITER, load_llama, 0 },
     { "opt", "OPTForCausalLM", NULL, "OPT", A_WRITER, load_llama, 0 },
+    { "llava", "LlavaForConditionalGeneration", "multi_modal_projector.linear_1.weight", "LLaVA",
+      CAPTION | CHAT | WITH_PICTURES, load_llava, 0 },
+    { "llava", "LlavaLlamaForCausalLM", "model.embed_tokens.weight", "LLaVA, first layout",
+      CAPTION | CHAT | WITH_PICTURES, load_llava, 0 },
+    { "llava_llama", "LlavaLlamaForCausalLM", NULL, "LLaVA, first layout",
+      CAPTION | CHAT | WITH_PICTURES, load_llava, 0 },
     { 0 }
 };
 
@@ -253,8 +266,10 @@ void model_tokenizer(Model *m)
 void model_pictures(Model *m)
 {
     bool clip = strcmp(m->row->type, "clip") == 0;
-    m->pre = preprocess_load(m->dir, clip ? preprocess_clip(224) : preprocess_blip(384));
-    if (!m->pre.from_file) {
+    bool llava = m->row->load == load_llava;
+    m->pre = llava ? llava_pictures(m->dir, m->config)
+                   : preprocess_load(m->dir, clip ? preprocess_clip(224) : preprocess_blip(384));
+    if (!m->pre.from_file && !llava) {
         Json vision = json_get(m->config, "vision_config");
         int own = json_int(vision, "image_size", clip ? 224 : 384, 1, 16384);
         m->pre = clip ? preprocess_clip(own) : preprocess_blip(own);

@@ -1,7 +1,7 @@
 /* preprocess.c -- from a picture to the numbers a model takes, as its preprocessor_config.json
  * says.
  *
- *   [h, w, 3] u8 -> resize -> centre crop -> * rescale_factor -> (x - mean) / std -> [h, w, 3] F32
+ *   [h, w, 3] u8 -> pad to a square -> resize -> centre crop -> * rescale_factor -> (x - mean) / std -> [h, w, 3] F32
  *
  * The reference is transformers' PilBackend (5.23): the processors that run without torchvision and
  * to which published models were trained. Steps are switched by do_resize, do_center_crop,
@@ -15,6 +15,8 @@
  *   - Where the crop is larger than the picture it is padded with black before normalising.
  *   - transformers 5 saves a processor with tokenizer and pictures in one processor_config.json, in
  *     which "image_processor" then takes precedence over a preprocessor_config.json beside it. */
+#include <string.h>
+
 #include "mm.h"
 #include "kernels/kernels.h"
 
@@ -125,7 +127,10 @@ Preprocess preprocess_load(const char *dir, Preprocess standard)
     p.rescale = json_bool(config, "do_rescale", p.rescale);
     p.normalize = json_bool(config, "do_normalize", p.normalize);
     json_bool(config, "do_convert_rgb", true);       /* pictures are RGB here in any case */
-    /* do_pad alone pads to the largest picture of a batch, and a batch of mm is one picture */
+    /* For LLaVA's processor do_pad means a square. For the others it pads to the largest picture of
+     * a batch, and a batch of mm is one picture. */
+    const char *kind = json_str(config, "image_processor_type", "");
+    if (!strncmp(kind, "LlavaImageProcessor", 19)) p.pad = json_bool(config, "do_pad", false);
     if (json_bool(config, "do_pad", false) && json_type(json_get(config, "pad_size")) != JSON_NULL)
         json_error(json_get(config, "pad_size"), "is set; mm does not pad for this model");
     read_size(&p, config);
@@ -155,6 +160,18 @@ static Image resized(Image in, const Preprocess *p)
     return image_resize(in, (int)w, (int)h, p->resample);
 }
 
+/* The picture in the middle of a square in the colour of the mean. */
+static Image padded(Image in, const float *mean)
+{
+    int side = in.w > in.h ? in.w : in.h;
+    uint8_t ground[3];
+    if ((int64_t)side * side > 100000000)
+        fail("image.toobig", NULL, "a picture of %d x %d pixels would be padded to %d x %d", in.w,
+             in.h, side, side);
+    for (int c = 0; c < 3; c++) ground[c] = (uint8_t)((double)mean[c] * 255);
+    return image_pad(in, side, side, ground);
+}
+
 typedef struct { Image in; float *out; double factor; float mean[3], std[3]; } Levels;
 
 static void levels_row(void *ctx, int y, int worker)
@@ -168,6 +185,7 @@ static void levels_row(void *ctx, int y, int worker)
 /* What is switched off is done with numbers that change nothing. */
 Tensor preprocess(Image in, const Preprocess *p)
 {
+    if (p->pad && in.w != in.h) in = padded(in, p->mean);
     if (p->resize) in = resized(in, p);
     if (p->crop) in = image_crop(in, p->crop_w, p->crop_h);
     Tensor out = scratch3(in.h, in.w, 3);

@@ -148,6 +148,8 @@ Vit *vit_load_blip(Ckpt ck, Json config)
 
 int vit_image_size(const Vit *v) { return v->image_size; }
 int vit_dim(const Vit *v)        { return v->d; }
+int vit_patches(const Vit *v)    { return v->n_patch; }
+int vit_layers(const Vit *v)     { return v->n_layers; }
 
 /* === Forward ================================================================================== */
 
@@ -181,7 +183,8 @@ static void vit_layer(Tensor x, const VitLayer *l)
     scratch_reset(mark);
 }
 
-Tensor vit_forward(Vit *v, Tensor image)
+/* The stream behind the first n layers. */
+static Tensor run_layers(Vit *v, Tensor image, int n)
 {
     if (image.dim[0] != v->image_size || image.dim[1] != v->image_size)
         die(EXIT_FILE, "%s: pictures are prepared as %d x %d, the model takes %d x %d\n"
@@ -190,12 +193,25 @@ Tensor vit_forward(Vit *v, Tensor image)
     Tensor x = scratch(v->n_patch + 1, v->d);
     vit_embed(x, v, image);
     if (v->pre_norm.w.data) norm(x, x, &v->pre_norm);
-    for (int i = 0; i < v->n_layers; i++) {
+    for (int i = 0; i < n; i++) {
         vit_layer(x, &v->layer[i]);
         trace(as_batch(x), "%sencoder.layers.%d", v->name, i);
     }
+    return x;
+}
+
+Tensor vit_forward(Vit *v, Tensor image)
+{
+    Tensor x = run_layers(v, image, v->n_layers);
     if (v->norm_all) norm(x, x, &v->post_norm);
     return x;
+}
+
+Tensor vit_hidden(Vit *v, Tensor image, int layer)
+{
+    if (layer < 0) layer += v->n_layers + 1;
+    if (layer < 0 || layer > v->n_layers) bug("vit_hidden: layer %d of %d", layer, v->n_layers);
+    return run_layers(v, image, layer);
 }
 
 /* x [n_tok, d] -> [1, d]. Rows are normed one by one, so the other rows may be left out. */

@@ -5,6 +5,7 @@
  *   test/language FOLDER NAME...    others of the same layout
  *
  *   traced case   every intermediate, in the order in which it is computed
+ *   pictures      LLaVA in four layouts: pixels, rows, logits, tokens
  *   all cases     logits at several places of a prompt, read at once, in blocks and token by token;
  *                 64 greedy tokens, with and without a cache; beams; sampled tokens
  *
@@ -131,6 +132,74 @@ static void check_sequences(Llama *m, const Answers *a, int i)
     }));
 }
 
+/* === LLaVA ==================================================================================== */
+
+enum { IMAGE = 60 };                     /* stands for the rows of a picture in the reference's ids */
+
+static Tensor llava_pixels(const char *dir, const char *image)
+{
+    size_t n;
+    uint8_t *bytes = read_file(keep_string("%s/pictures/%s", folder, image), &n);
+    Preprocess p = llava_pictures(dir, config_of(dir));
+    return preprocess(image_decode(image, bytes, n, (ImageOptions){ 0 }), &p);
+}
+
+static void check_pixels(const Answers *a, Tensor got)
+{
+    CkptEntry e;
+    int number;
+    if (!check(find(a, "pixel_values", &e, &number), "pixel_values are there")) return;
+    const float *want = (const float *)(a->bytes + e.offset);
+    size_t hw = (size_t)got.dim[0] * (size_t)got.dim[1];
+    double worst = 0;
+    for (size_t i = 0; i < hw; i++)
+        for (size_t c = 0; c < 3; c++)
+            worst = fmax(worst, fabs(f32(got)[i * 3 + c] - want[c * hw + i]));
+    check(e.dim[2] == got.dim[0] && worst < 1e-6, "pixel_values");
+}
+
+/* The ids with rows first, first+1, ... of the session's pictures in place of IMAGE. */
+static int *with_rows(const int *ids, int n, int first)
+{
+    int *own = scratch_bytes((size_t)n * sizeof *own);
+    for (int i = 0; i < n; i++) own[i] = ids[i] == IMAGE ? -1 - first++ : ids[i];
+    return own;
+}
+
+static void llava_case(Llava *v, Session *s, const char *dir, const Answers *a, int i)
+{
+    int n;
+    const char *image = json_str(json_at(a->cases, i), "image", "");
+    const int *ids = ids_of(a, i, &n);
+    Tensor pixels = llava_pixels(dir, image), want = answer(a, i, "greedy.ids");
+    if (i == 0) check_pixels(a, pixels);
+    Tensor rows_of = llava_image(v, pixels);
+    check(n_rows(rows_of) == llava_n_tokens(v), "rows of a picture");
+    near(f32(rows_of), answer(a, i, "rows"), "what the language model sees");
+    int *prompt = with_rows(ids, n, session_picture(s, rows_of));
+    session_cut(s, 0);
+    near(f32(session_read(s, prompt, n)), answer(a, i, "logits"), "logits behind a picture");
+    Generated g = session_generate(s, prompt, n, (GenOptions){ .max_tokens = want.dim[0] - n });
+    bool same = g.n == want.dim[0];
+    for (int k = n; k < g.n && same; k++) same = g.id[k] == ((int *)want.data)[k];
+    check(same, "tokens about a picture");
+}
+
+static void test_llava(const char *name)
+{
+    size_t mark = scratch_mark();
+    model = name;
+    const char *dir = keep_string("%s/%s", folder, name);
+    Answers a = answers_load(dir);
+    Llava *v = llava_load(ckpt_open(dir), config_of(dir));
+    Session *s = session_new(llava_text(v), (SessionOptions){ .ctx = 100 });
+    for (int i = 0; i < json_len(a.cases); i++) llava_case(v, s, dir, &a, i);
+    check(session_len(s) > 0, "a session goes on");
+    session_clear(s);
+    check(session_len(s) == 0, "a session is cleared");
+    scratch_reset(mark);
+}
+
 /* === Trained models =========================================================================== */
 
 static int *ids_in(Json list, int *n)
@@ -214,6 +283,9 @@ int main(int argc, char **argv)
         "llama", "llama-f16", "llama-dynamic", "llama3", "mistral-yarn", "qwen2", "qwen", "phi",
         "phi-msft", "opt", "opt-post",
     };
+    static const char *const WITH_PICTURES[] = {
+        "llava", "llava-new", "llava-first", "llava-first-mlp",
+    };
     kernels_init(getenv("MM_CPU"), true);
     threads_start(0);
     if (argc > 1) {
@@ -221,6 +293,8 @@ int main(int argc, char **argv)
         for (int i = 2; i < argc; i++) test_model(argv[i]);
     } else {
         for (size_t i = 0; i < sizeof TINY / sizeof *TINY; i++) test_model(TINY[i]);
+        for (size_t i = 0; i < sizeof WITH_PICTURES / sizeof *WITH_PICTURES; i++)
+            test_llava(WITH_PICTURES[i]);
         stories();
     }
     printf("language: %d passed, %d failed, %d skipped\n", n_passed, n_failed, n_skipped);
