@@ -492,7 +492,7 @@ static void tokenize_item(Run *r, const Item *item, Result *res)
 
 static int cmd_tokenize(Run *r)
 {
-    Model *m = model_open(r, r->o.model);
+    Model *m = model_open_texts(r, r->o.model);
     const char *prompt = option_text(r->name, "-p", r->o.prompt);
     if (prompt) r->o.text.v[r->o.text.n++] = prompt;
     start_machine(r);

@@ -124,7 +124,8 @@ static _Noreturn void unknown_model(const Model *m, const char *type)
         "this version runs %s", quoted(m->dir), quoted(type), known_types());
 }
 
-/* The row for model_type and architectures; for a file without the latter, by its tensors. */
+/* The row for model_type and architectures; for a file without the latter, by its tensors. NULL:
+ * none. */
 static const ModelRow *find_row(Model *m)
 {
     Json arch = json_get(m->config, "architectures");
@@ -141,8 +142,7 @@ static const ModelRow *find_row(Model *m)
         }
         if (!found || (row->marker && ckpt_has(m->ck, row->marker))) found = row;
     }
-    if (!found) unknown_model(m, type);
-    m->arch = found->arch;
+    if (found) m->arch = found->arch;
     return found;
 }
 
@@ -207,7 +207,32 @@ Model *model_open(Run *r, const char *given)
     m->dir = r->model.dir;
     m->config = read_config(m->dir);
     m->row = find_row(m);
+    if (!m->row) unknown_model(m, json_str(m->config, "model_type", NULL));
     if (r->cmd->bit != INFO && !(m->row->commands & r->cmd->bit)) wrong_family(r, m);
+    return m;
+}
+
+/* No config.json, but files of a tokenizer. */
+static bool only_tokenizer(const char *dir)
+{
+    static const char *const FILES[] = { "tokenizer.json", "tokenizer.model", "spiece.model",
+                                         "vocab.txt", "vocab.json", "qwen.tiktoken" };
+    if (is_builtin(dir) || access(keep_string("%s/config.json", dir), F_OK) == 0) return false;
+    for (size_t i = 0; i < sizeof FILES / sizeof FILES[0]; i++)
+        if (access(keep_string("%s/%s", dir, FILES[i]), F_OK) == 0) return true;
+    return false;
+}
+
+Model *model_open_texts(Run *r, const char *given)
+{
+    const char *name = chosen_model(r, given);
+    if (!name) name = small_model(r);
+    r->model = only_tokenizer(name) ? (ModelPath){ .dir = name, .label = name }
+                                    : model_resolve(name);
+    Model *m = keep_bytes(sizeof *m);
+    m->dir = r->model.dir;
+    m->config = json_file(m->dir, "config.json", 16 << 20);
+    m->row = find_row(m);
     return m;
 }
 
@@ -246,6 +271,7 @@ int text_context(const Model *m)
 void model_tokenizer(Model *m)
 {
     m->tok = tok_load(m->dir);
+    if (!m->row) return;
     int usual = m->llama ? llama_vocab(m->llama) : m->row->load == load_clip ? 49408
               : m->row->load == load_blip ? 30524 : m->row->load == load_llama ? 0 : 30522;
     int rows = json_int(text_config(m), "vocab_size", usual, 1, 1 << 22), n = tok_size(m->tok);

@@ -40,6 +40,9 @@ struct Model {
 /* Which model, and what it is. given: what the user named, or NULL. Sets r->model. Dies with
  * EXIT_MODEL if there is none, or one that does not serve the command. */
 Model *model_open(Run *r, const char *given);
+/* The same for a command that needs the tokenizer alone: any model's will do, and a directory that
+ * has nothing else. Without a row, if mm does not run the model. */
+Model *model_open_texts(Run *r, const char *given);
 void   model_weights(Run *r, Model *m);
 void   model_tokenizer(Model *m);            /* m->tok */
 void   model_pictures(Model *m);             /* m->pre; after model_weights its size is checked */

@@ -422,14 +422,20 @@ static void need_bert_class(Dir *d)
     d->class = CLASS_BERT;
 }
 
+/* OPT's class is GPT-2's, with other special tokens. */
+static bool is_opt(const Vocab *v)
+{
+    return vocab_find(v, STR("</s>")) == 2 && vocab_find(v, STR("<pad>")) == 1;
+}
+
 /* Nothing names the class of a vocab.json: a few tokens tell. */
 static Class class_by_tokens(const Tokenizer *t)
 {
     const Vocab *v = &t->vocab;
     bool suffix = vocab_find(v, STR("a</w>")) >= 0, bytes = vocab_find(v, STR("\304\240")) >= 0;
     if (suffix && vocab_find(v, STR("<|startoftext|>")) >= 0) return CLASS_CLIP;
-    if (bytes && vocab_find(v, STR("<|endoftext|>")) >= 0) return CLASS_GPT2;
-    return bytes && vocab_find(v, STR("</s>")) >= 0 ? CLASS_OPT : CLASS_PLAIN;
+    if (bytes && is_opt(v)) return CLASS_OPT;
+    return bytes && vocab_find(v, STR("<|endoftext|>")) >= 0 ? CLASS_GPT2 : CLASS_PLAIN;
 }
 
 static Tokenizer *load_vocab_json(Dir *d, Json vocab)
@@ -500,9 +506,8 @@ static Class fitting(const Tokenizer *t, Class c)
     static const ModelKind KIND[] = { [CLASS_BERT] = MODEL_WORDPIECE, [CLASS_CLIP] = MODEL_BPE,
         [CLASS_LLAMA] = MODEL_BPE, [CLASS_GPT2] = MODEL_BPE, [CLASS_OPT] = MODEL_BPE,
         [CLASS_QWEN2] = MODEL_BPE, [CLASS_QWEN] = MODEL_BPE, [CLASS_T5] = MODEL_UNIGRAM };
-    bool opt = c == CLASS_GPT2 && vocab_find(&t->vocab, STR("<|endoftext|>")) < 0
-            && vocab_find(&t->vocab, STR("</s>")) >= 0;
-    return c == CLASS_PLAIN || t->kind != KIND[c] ? CLASS_PLAIN : opt ? CLASS_OPT : c;
+    if (c == CLASS_PLAIN || t->kind != KIND[c]) return CLASS_PLAIN;
+    return c == CLASS_GPT2 && is_opt(&t->vocab) ? CLASS_OPT : c;
 }
 
 static void set_steps(Tokenizer *t, const Dir *d)
