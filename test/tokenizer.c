@@ -3,8 +3,9 @@
  *
  *   tokenizer                        the tests
  *   tokenizer --lines SEED N         N generated texts, each as [4 bytes length][bytes]
- *   tokenizer --encode DIR|FILE.json reads such texts, prints "ids<TAB>decoded" a line each
- *   tokenizer --bench DIR|FILE.json  reads such texts, encodes them again and again, prints MB/s
+ *   tokenizer --encode DIR|FILE      reads such texts, prints "ids<TAB>decoded" a line each; with a
+ *                                    third argument the special tokens are text, and none is added
+ *   tokenizer --bench DIR|FILE       reads such texts, encodes them again and again, prints MB/s
  *
  * test/reference/tokenizer_lines.py feeds the same texts to the `tokenizers` package and compares,
  * and writes sample.txt: hashes of the ids and of the decoded text for the first 5,000 texts of
@@ -74,13 +75,21 @@ static char *read_file(const char *path, size_t *n)
     return s;
 }
 
+static bool ends_in(const char *path, const char *end)
+{
+    size_t n = strlen(path), m = strlen(end);
+    return n >= m && strcmp(path + n - m, end) == 0;
+}
+
 static Tokenizer *load(const char *path)
 {
-    size_t n, len = strlen(path);
-    if (len < 5 || strcmp(path + len - 5, ".json") != 0) return tok_load(path);
+    bool json = ends_in(path, ".json"), spm = ends_in(path, ".model");
+    if (!json && !spm && !ends_in(path, ".tiktoken")) return tok_load(path);
+    size_t n;
     char *text = read_file(path, &n);
     if (!text) die(EXIT_FILE, "%s: cannot be read", path);
-    return tok_parse(path, text, n);
+    return json ? tok_parse(path, text, n) : spm ? tok_parse_spm(path, text, n)
+                : tok_parse_tiktoken(path, text, n);
 }
 
 static double seconds(void)
@@ -163,7 +172,10 @@ static void put_special(Random *r, Line *l)
 {
     static const char *const S[] = {
         "[CLS]", "[SEP]", "[MASK]", "[PAD]", "[UNK]", "[mask]", "[MASK", "<|startoftext|>",
-        "<|endoftext|>", "<|ENDOFTEXT|>", "<|StartOfText|>", "<|endoftext|", "##", "</w>", "##ing"
+        "<|endoftext|>", "<|ENDOFTEXT|>", "<|StartOfText|>", "<|endoftext|", "##", "</w>", "##ing",
+        "<s>", "</s>", "<unk>", "<pad>", "<mask>", "<|im_start|>", "<|im_end|>", "<|extra_7|>",
+        "<extra_id_0>", "<extra_id_99>", "<0x0A>", "<0xE6>", "\xE2\x96\x81", "\xE2\x96\x81the",
+        "  ", "\t\t\t", "\n\n", "\r\n", "\xC5\xBF"
     };
     const char *s = S[below(r, (int)(sizeof S / sizeof S[0]))];
     put(l, s, strlen(s));
@@ -227,7 +239,7 @@ static int write_lines(uint64_t seed, int n)
 
 /* === Reading texts ============================================================================ */
 
-static int encode_lines(const char *path)
+static int encode_lines(const char *path, int flags)
 {
     Tokenizer *t = load(path);
     size_t n, mark = scratch_mark();
@@ -235,7 +247,7 @@ static int encode_lines(const char *path)
     for (size_t at = 0; at + 4 <= n; scratch_reset(mark)) {
         uint32_t len;
         memcpy(&len, all + at, 4);
-        Ids ids = tok_encode(t, all + at + 4, len, TOK_SPECIAL);
+        Ids ids = tok_encode(t, all + at + 4, len, flags);
         printf("%s\t", ids_string(ids));
         for (const char *s = tok_decode(t, ids.id, ids.n, false); *s; s++) {
             if (*s == '\n' || *s == '\\') printf("\\%c", *s == '\n' ? 'n' : '\\');
@@ -277,43 +289,71 @@ static uint32_t fold(uint32_t h, const void *p, size_t n)
     return h;
 }
 
-/* Hash of the next GROUP generated texts: "id id id" and the decoded text, with their zeros. */
-static uint32_t hash_group(const Tokenizer *t, Random *r)
+/* Hash of the next GROUP generated texts: "id id id" and the decoded text, with their zeros; raw:
+ * the ids alone. */
+static uint32_t hash_group(const Tokenizer *t, Random *r, bool raw)
 {
     uint32_t h = 2166136261u;
     size_t mark = scratch_mark();
     Line l;
     for (int i = 0; i < GROUP; i++) {
         make_line(r, &l);
-        Ids ids = tok_encode(t, l.s, l.n, TOK_SPECIAL);
+        Ids ids = tok_encode(t, l.s, l.n, raw ? TOK_RAW : TOK_SPECIAL);
         const char *s = ids_string(ids);
         h = fold(h, s, strlen(s) + 1);
-        s = tok_decode(t, ids.id, ids.n, false);
-        h = fold(h, s, strlen(s) + 1);
+        if (!raw) {
+            s = tok_decode(t, ids.id, ids.n, false);
+            h = fold(h, s, strlen(s) + 1);
+        }
         scratch_reset(mark);
     }
     return h;
 }
 
-/* sample.txt: "NAME hash hash ...", a line for each tokenizer. */
-static void test_sample(const char *name, const char *dir)
+/* The lines of sample.txt, "NAME hash hash ...", and where the vocabularies are; raw: recorded with
+ * sentencepiece, which knows no special tokens. */
+static const struct { const char *name, *path; bool raw; } SAMPLES[] = {
+    { "bert ", "tokenizers/bert-base-uncased/vocab.txt", false },
+    { "clip ", "tokenizers/clip/tokenizer.json", false },
+    { "llama ", "models/stories15M/tokenizer.json", false },
+    { "llama_tokenizer.model ", "models/stories15M/tokenizer.model", true },
+    { "gpt2 ", "tokenizers/gpt2/vocab.json", false },
+    { "phi ", "tokenizers/phi/tokenizer.json", false },
+    { "opt ", "tokenizers/opt/vocab.json", false },
+    { "qwen ", "tokenizers/qwen/qwen.tiktoken", false },
+    { "t5 ", "tokenizers/t5-small/tokenizer.json", false },
+    { "t5_newer ", "tokenizers/t5/tokenizer.json", false },
+    { "albert_spiece.model ", "tokenizers/t5/spiece.model", true },
+};
+
+static void test_sample(const char *text, const char *name, const char *path, bool raw)
 {
-    size_t n;
-    char *text = read_file(DATA "sample.txt", &n), what[64];
-    const char *at = text ? strstr(text, name) : NULL;
-    if (!exists(keep_string("%s/%s", dir, strcmp(name, "bert") ? "tokenizer.json" : "vocab.txt"))) {
-        skip(keep_string("%d generated texts, %s: no vocabulary at %s", N_SAMPLE, name, dir));
+    char what[64];
+    const char *at = text;
+    while (at && strncmp(at, name, strlen(name))) at = (at = strchr(at, '\n')) ? at + 1 : NULL;
+    if (!exists(path)) {
+        skip(keep_string("%d generated texts, %s: no vocabulary at %s", N_SAMPLE, name, path));
         return;
     }
     if (!at) { check(false, name, "is not in sample.txt"); return; }
-    Tokenizer *t = tok_load(dir);
+    bool file = raw || ends_in(path, ".tiktoken");
+    const char *dir = keep_string("%.*s", (int)(strrchr(path, '/') - path), path);
+    const Tokenizer *t = file ? load(path) : tok_load(dir);
     Random r = { 1 };
     char *p = (char *)at + strlen(name);
     for (int i = 0; i < N_SAMPLE / GROUP; i++) {
-        uint32_t want = (uint32_t)strtoul(p, &p, 16), got = hash_group(t, &r);
+        uint32_t want = (uint32_t)strtoul(p, &p, 16), got = hash_group(t, &r, raw);
         snprintf(what, sizeof what, "%s, generated texts from %d on", name, i * GROUP);
         check(want == got, what, "ids or decoded text differ: tokenizer_lines.py shows how");
     }
+}
+
+static void test_samples(void)
+{
+    size_t n;
+    const char *text = read_file(DATA "sample.txt", &n);
+    for (size_t i = 0; i < sizeof SAMPLES / sizeof SAMPLES[0]; i++)
+        test_sample(text, SAMPLES[i].name, assets(SAMPLES[i].path), SAMPLES[i].raw);
 }
 
 /* The answers were recorded with clean_up_tokenization_spaces; transformers 5 does not clean up. */
@@ -630,7 +670,8 @@ int main(int argc, char **argv)
 {
     if (argc == 4 && strcmp(argv[1], "--lines") == 0)
         return write_lines(strtoull(argv[2], NULL, 10), atoi(argv[3]));
-    if (argc == 3 && strcmp(argv[1], "--encode") == 0) return encode_lines(argv[2]);
+    if (argc >= 3 && strcmp(argv[1], "--encode") == 0)
+        return encode_lines(argv[2], argc == 3 ? TOK_SPECIAL : TOK_RAW);
     if (argc == 3 && strcmp(argv[1], "--bench") == 0) return bench(argv[2]);
     read_fragments();
     test_tiny();
@@ -638,8 +679,7 @@ int main(int argc, char **argv)
     test_hostile();
     test_time();
     test_golden();
-    test_sample("bert", assets("tokenizers/bert-base-uncased"));
-    test_sample("clip", assets("tokenizers/clip"));
+    test_samples();
     printf("tokenizer: %d passed, %d failed, %d skipped\n", n_passed, n_failed, n_skipped);
     return n_failed > 0;
 }

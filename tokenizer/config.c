@@ -526,19 +526,35 @@ static void set_steps(Tokenizer *t, const Dir *d)
     }
 }
 
+/* From the vocabulary to the whole machine. */
+static Tokenizer *complete(Tokenizer *t, Dir *d)
+{
+    model_done(t);
+    d->class = fitting(t, d->class);
+    set_steps(t, d);
+    add_all(t, d);
+    parse_post(t, d->json);
+    class_templates(t, d);
+    find_named(t, d);
+    added_compile(t);
+    trim_after_bytes(t);
+    t->split_special = json_bool(d->config, "split_special_tokens", false);
+    return t;
+}
+
 Tokenizer *tok_load(const char *dir)
 {
     Dir d = read_dir(dir);
-    Tokenizer *t = load_file(&d);
-    model_done(t);
-    d.class = fitting(t, d.class);
-    set_steps(t, &d);
-    add_all(t, &d);
-    parse_post(t, d.json);
-    class_templates(t, &d);
-    find_named(t, &d);
-    added_compile(t);
-    trim_after_bytes(t);
-    t->split_special = json_bool(d.config, "split_special_tokens", false);
-    return t;
+    return complete(load_file(&d), &d);
+}
+
+Tokenizer *tok_parse_spm(const char *name, const char *bytes, size_t n)
+{
+    Tokenizer *t = spm_parse(name, bytes, n);
+    return complete(t, &(Dir){ .class = t->kind == MODEL_BPE ? CLASS_LLAMA : CLASS_T5 });
+}
+
+Tokenizer *tok_parse_tiktoken(const char *name, const char *text, size_t n)
+{
+    return complete(tiktoken_parse(name, text, n), &(Dir){ .class = CLASS_QWEN });
 }

@@ -2,8 +2,9 @@
  *
  * A tokenizer.json is a small machine: added tokens are cut out, the rest is normalised, cut into
  * words (pre-tokenizer), each word becomes ids (model), and the post-processor adds the special
- * tokens. Legacy files (vocab.txt; vocab.json + merges.txt) are turned into the same machine. A
- * component that mm does not know refuses to load: a guess would be silently wrong. */
+ * tokens. Other files (vocab.txt; vocab.json + merges.txt; SentencePiece models; qwen.tiktoken) are
+ * turned into the same machine. A component that mm does not know refuses to load: a guess would be
+ * silently wrong. */
 #ifndef TOKENIZER_H
 #define TOKENIZER_H
 
@@ -18,6 +19,11 @@ Tokenizer *tok_load(const char *dir);
 /* The machine of a tokenizer.json alone, as the `tokenizers` package reads it; what the fuzzer and
  * the tests call. name is for messages; json must live as long as the tokenizer. */
 Tokenizer *tok_parse(const char *name, const char *json, size_t n);
+/* The same for a SentencePiece model (tokenizer.model: with Llama's special tokens, spiece.model:
+ * with T5's) and for Qwen's tiktoken file, as they are read where no configuration stands beside
+ * them. */
+Tokenizer *tok_parse_spm(const char *name, const char *bytes, size_t n);
+Tokenizer *tok_parse_tiktoken(const char *name, const char *text, size_t n);
 
 enum {
     TOK_SPECIAL = 1,         /* add what the post-processor adds ([CLS] .. [SEP]) */

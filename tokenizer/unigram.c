@@ -11,8 +11,8 @@
  *
  * Two programs do this, and mm follows the one whose file it read: the `tokenizers` crate adds up
  * double precision, sentencepiece single (each sum rounded when it is stored); the crate matches
- * every piece of the list, sentencepiece neither control nor unused ones, and prefers what the user
- * defined.
+ * every piece of the list, sentencepiece neither control nor unused ones, and gives what the user
+ * defined a score of its own, 0.1 for each byte after the first (so found by asking it).
  *
  * Easy to get wrong:
  *   - Of equal sums the one found first stays, which is the one with the longer last piece.
@@ -25,6 +25,7 @@
 
 enum { UNKNOWN_PENALTY = 10, MAX_NODES = 1 << 24, MAX_PROBES = 1024 };
 enum { NO_PIECE = -1 };
+static const double MOST = -1e5;             /* sums of sentencepiece stay above */
 
 /* Nodes are numbers; (node, byte) -> child by open addressing: key + 1 << 32 | child, 0: free. */
 struct Trie {
@@ -128,15 +129,14 @@ void unigram_spm(Tokenizer *t, const float *score, const bool *normal, const boo
     size_t mark = scratch_mark();
     int n = t->vocab.n_pieces;
     bool *in = scratch_bytes((size_t)n + 1);
-    float min = INFINITY, max = -INFINITY;
+    float min = INFINITY;
     t->model.score = keep_bytes(mul_size((size_t)n + 1, sizeof *t->model.score));
     for (int i = 0; i < n; i++) {
         in[i] = normal[i] || user[i];
         if (normal[i] && score[i] < min) min = score[i];
-        if (normal[i] && score[i] > max) max = score[i];
     }
     for (int i = 0; i < n; i++)
-        t->model.score[i] = user[i] ? (float)t->vocab.piece[i].n * max - 0.1 : (double)score[i];
+        t->model.score[i] = user[i] ? 0.1 * (double)t->vocab.piece[i].n - 0.1 : (double)score[i];
     t->model.unk_score = min - (float)UNKNOWN_PENALTY;
     t->model.single = true;
     build(t, in);
@@ -147,8 +147,17 @@ void unigram_spm(Tokenizer *t, const float *score, const bool *normal, const boo
 
 static void offer(const Model *m, Best *to, double score, int start, int piece)
 {
-    if (to->start >= 0 && !(score > to->score)) return;
-    *to = (Best){ m->single ? (double)(float)score : score, start, piece };
+    if (m->single) score = (float)score;
+    if (to->start < 0 || score > to->score) *to = (Best){ score, start, piece };
+}
+
+/* sentencepiece takes a large sum off everything that is still open, so that single precision
+ * lasts; what is open is at most one piece ahead. */
+static void take_off(const Tokenizer *t, Best *best, size_t at, size_t n)
+{
+    double sum = best[at].score;
+    for (size_t i = at; i <= n && i <= at + (size_t)t->vocab.longest; i++)
+        if (best[i].start >= 0) best[i].score = (float)(best[i].score - sum);
 }
 
 /* The ways on from `at`. raw: special tokens do not come out of a text. */
@@ -159,6 +168,7 @@ static void go_on(const Tokenizer *t, Str word, size_t at, bool raw, Best *best)
     utf8_next(&next);
     size_t one = (size_t)(next - word.s) - at;
     bool known = false;
+    if (m->single && best[at].score < MOST) take_off(t, best, at, word.n);
     double till = best[at].score;
     int node = 0;
     for (size_t i = at; i < word.n && (node = child(m->trie, node, word.s[i])); i++) {
@@ -168,9 +178,7 @@ static void go_on(const Tokenizer *t, Str word, size_t at, bool raw, Best *best)
         offer(m, &best[i + 1], m->score[piece] + till, (int)at, piece);
         known |= i + 1 - at == one;
     }
-    double unknown = m->unk_score + till;
-    if (m->single) unknown = (float)unknown;
-    if (!known) offer(m, &best[at + one], unknown, (int)at, NO_PIECE);
+    if (!known) offer(m, &best[at + one], m->unk_score + till, (int)at, NO_PIECE);
 }
 
 /* The ids of unknown characters: their bytes, if all of them have pieces, else one for all. */
