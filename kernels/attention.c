@@ -37,7 +37,8 @@
 enum {
     FEW_QUERIES = 16,       /* of a head of keys; more are lanes */
     KEYS        = 96,       /* of a block: S stays in the first-level cache */
-    CHUNK_BYTES = 512 << 10, /* of keys that a task of few queries reads */
+    CHUNKS      = 16,       /* into which a short cache is cut */
+    CHUNK_BYTES = 512 << 10,/* of keys that a task of few queries reads, at most */
     NEXT_KEYS   = 8,        /* rows of keys that are read at a time, head by head */
     TASK_BYTES  = 256 << 10, /* Q^T and O of a task: they stay in the second-level cache */
     WORTH_THREADS = 1 << 16, /* numbers to put together, from which on threads are woken */
@@ -54,7 +55,7 @@ typedef struct {
     int    group;           /* heads of queries that share one of keys */
     int    n_rows;          /* rows of queries that share keys: of an item, or of all */
     int    n_blocks;        /* many: tasks of an item and head; few: chunks of an item */
-    int    block;           /* many: lanes of a task; few: keys of a chunk */
+    int    block;           /* many: lanes of a task; few: keys of the longest chunk */
     float *work;
     size_t work_size;       /* floats of each worker */
     float *part, *state;    /* few: [items, chunks, n_rows, n_heads*head_dim], [.., n_heads, 2] */
@@ -296,14 +297,21 @@ static void soften(const Job *job, float *s, float *state, int h, int i, int n_k
     memset(s + seen, 0, (size_t)(n - seen) * sizeof *s);
 }
 
+/* Keys of a chunk of an item: it follows from the item's own length, not from its neighbours'. */
+static int chunk_of(const Job *job, int n_kv)
+{
+    return min(job->block, round_up(ceil_div(n_kv > 0 ? n_kv : 1, CHUNKS), 16));
+}
+
 /* One chunk of keys of an item: all heads. Keys are read NEXT_KEYS whole rows at a time, values
  * likewise: one stream of memory. */
 static void few_task(void *ctx, int task, int worker)
 {
     const Job *job = ctx;
     const Attention *a = job->a;
-    int hd = a->head_dim, item = task / job->n_blocks, j0 = task % job->n_blocks * job->block;
-    int n_kv = keys_of(a, item), n = min(job->block, n_kv - j0), rows = job->group * job->n_rows;
+    int hd = a->head_dim, item = task / job->n_blocks, n_kv = keys_of(a, item);
+    int chunk = chunk_of(job, n_kv), j0 = task % job->n_blocks * chunk, n = min(chunk, n_kv - j0);
+    int rows = job->group * job->n_rows;
     size_t kv = item * a->kv_stride + (size_t)j0 * job->row;
     const char *k = (const char *)a->k + kv * job->width, *v = (const char *)a->v + kv * job->width;
     float *q = job->work + worker * job->work_size, *S = q + (size_t)job->n_rows * job->ld;
@@ -336,7 +344,7 @@ static void combine(const Job *job, int item, int r, float *weights)
 {
     const Attention *a = job->a;
     int hd = a->head_dim, rows = job->group * job->n_rows, per_chunk = job->n_rows * a->n_heads;
-    int chunks = ceil_div(keys_of(a, item), job->block), g = r / rows, i = r % rows / job->group;
+    int n_kv = keys_of(a, item), chunks = ceil_div(n_kv, chunk_of(job, n_kv)), g = r / rows, i = r % rows / job->group;
     size_t at = ((size_t)item * job->n_rows + i) * job->ld;
     float *out = a->out + at + (size_t)(g * job->group + r % job->group) * hd;
     const float *state = job->state + ((size_t)item * job->n_blocks * per_chunk + r) * 2;
@@ -371,7 +379,10 @@ static void few_queries(Job *job)
     size_t row_bytes = (size_t)a->n_kv_heads * a->head_dim * job->width;
     size_t keys = CHUNK_BYTES / row_bytes / 16 * 16;
     job->block = keys < 16 ? 16 : keys > 512 ? 512 : (int)keys;
-    job->n_blocks = ceil_div(a->n_kv, job->block);
+    for (int i = 0; i < items; i++) {
+        int chunks = ceil_div(keys_of(a, i), chunk_of(job, keys_of(a, i)));
+        job->n_blocks = chunks > job->n_blocks ? chunks : job->n_blocks;
+    }
     job->work_size = (size_t)rows * (a->head_dim + job->block) + job->n_blocks;
     job->work_size = (job->work_size + 15) / 16 * 16;
     job->work = scratch_bytes((size_t)n_threads() * job->work_size * sizeof *job->work);

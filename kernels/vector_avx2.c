@@ -230,8 +230,8 @@ INLINE __m256 erf256(__m256 t)
     return _mm256_min_ps(_mm256_set1_ps(1), _mm256_max_ps(_mm256_set1_ps(-1), e));
 }
 
-/* x / (1 + e^-z). Below e^-87 the power adds nothing to 1; up to e^89, where it becomes infinite and
- * the quotient 0, 2^n is 2 * 2^(n - 1). */
+/* x / (1 + e^-z). Below e^-87 the power adds nothing to 1; up to e^89, where it becomes infinite
+ * and the quotient 0, 2^n is 2 * 2^(n - 1). */
 INLINE __m256 sigmoid_times(__m256 x, __m256 z)
 {
     __m256 n127, y = _mm256_xor_ps(z, _mm256_set1_ps(-0.0f));
