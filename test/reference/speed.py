@@ -164,7 +164,10 @@ def arguments():
     p.add_argument("--isa", help="mm's instruction set; transformers takes what it finds")
     p.add_argument("--gflop", type=float, help="work of the network for one picture")
     p.add_argument("--warm", action="store_true", help="no whole runs")
-    return p.parse_args()
+    args = p.parse_args()
+    if not os.path.exists(args.picture):
+        sys.exit(f"{args.picture}: no such picture; set MM_ASSETS, or give --picture")
+    return args
 
 
 def main():
