@@ -10,7 +10,7 @@ f32, with the same number of threads. Measured in turns, so that a busy machine 
   network  the model alone, for a picture, once it is loaded and has been used: without decoding and
            resizing. mm's own --timings of a run over several copies of the picture, without the
            first; in Python the same loop. With --gflop, the work of one picture, also in percent of
-           the multiply-adds that `mm bench` measures in every round
+           the multiply-adds that `mm bench` measures between the rounds
   warm     the same with the picture's decoding, on the clock and in processor seconds
   whole    from start to exit of the process with one picture, files in the page cache; not --warm
 
@@ -137,10 +137,12 @@ def report(what, mm, python, need=None):
 
 
 def report_percent(args, peaks, warm, python):
-    print(f"{args.gflop:g} GFLOP at a peak of {statistics.median(peaks):.0f} GFLOP/s: "
-          + ", ".join(f"{who} {100 * args.gflop / statistics.median(peaks) / t:.1f} %" for who, t in
-                      (("mm", statistics.median(w[0] for w in warm)),
-                       ("transformers", statistics.median(p[0] for p in python)))))
+    """Each time against the mean of the peaks before and after its round."""
+    print(f"{args.gflop:g} GFLOP, peak {min(peaks):.0f} to {max(peaks):.0f} GFLOP/s: " + ", ".join(
+        f"{who} {statistics.median(percents):.1f} % (best {max(percents):.1f} %)"
+        for who, percents in ((who, [200 * args.gflop / (a + b) / t[0]
+                                     for a, b, t in zip(peaks, peaks[1:], times)])
+                              for who, times in (("mm", warm), ("transformers", python)))))
 
 
 def report_others(args, others, warm):
@@ -175,6 +177,8 @@ def main():
     warm, python_warm, cold, python_cold, peaks = [], [], [], [], []
     others = {folder: [] for folder in args.folders[1:]}
     python = PythonSide(args)
+    if args.gflop:
+        peaks.append(peak(args))
     for _ in range(args.runs):
         if not args.warm:
             cold.append(whole(mm_line(args, args.folders[0], 1)))
