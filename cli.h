@@ -240,6 +240,13 @@ void   run_seed(Run *r);             /* -s, MM_SEED; "random" picks one and says
 double now_ms(void);
 void   first_feedback(const Run *r, const char *fmt, ...) PRINTF(2, 3);      /* a terminal only */
 
+/* === The machine (machine.c) ================================================================== */
+
+/* The kernels; returns how many threads are asked for, 0: the default. */
+int  choose_machine(Run *r);
+void start_machine(Run *r);                  /* that, the threads, and the seed */
+void computing(Run *r);                      /* from here on it computes: for -v */
+
 /* === mm info (info.c) ========================================================================= */
 
 typedef struct {

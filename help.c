@@ -12,7 +12,7 @@ static const char *const EXAMPLES =
     "  mm caption -m blip photo.jpg                      what the picture shows\n"
     "  mm vqa -m blip-vqa -p \"how many dogs?\" photo.jpg  an answer\n"
     "  mm classify -m clip --labels cat,dog *.jpg        labels with scores\n"
-    "  mm embed -m clip --json -r photos > v.jsonl       vectors of a folder\n"
+    "  mm chat -m qwen2.5 -p \"why is the sky blue?\"      an answer in words\n"
     "  find . -name '*.jpg' -print0 | mm caption -m blip --files0-from - --resume out\n";
 
 enum { NAME_WIDTH = 23 };            /* the left column; the right one has 54 */

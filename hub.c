@@ -36,6 +36,11 @@ static const struct { const char *alias, *id; } ALIASES[] = {
     { "minilm",       "sentence-transformers/all-MiniLM-L6-v2" },
     { "bge-small",    "BAAI/bge-small-en-v1.5" },
     { "e5-small",     "intfloat/e5-small-v2" },
+    { "qwen2.5",      "Qwen/Qwen2.5-0.5B-Instruct" },
+    { "llama2",       "meta-llama/Llama-2-7b-hf" },
+    { "llama2-chat",  "meta-llama/Llama-2-7b-chat-hf" },
+    { "phi-2",        "microsoft/phi-2" },
+    { "llava15",      "llava-hf/llava-1.5-7b-hf" },
 };
 enum { N_ALIASES = sizeof ALIASES / sizeof ALIASES[0], MAX_PATH = 4096 };
 

@@ -13,37 +13,7 @@
 #include "kernels/kernels.h"
 #include "model.h"
 
-/* === What every run begins with =============================================================== */
-
-/* The kernels; returns how many threads are asked for, 0: the default. */
-static int choose_machine(Run *r)
-{
-    const char *cap = r->o.isa ? r->o.isa : getenv("MM_CPU");
-    const char *env = getenv("MM_THREADS");
-    int64_t n = r->o.threads > 0 ? r->o.threads : 0;
-    if (!kernels_init(cap, r->o.exact))
-        usage_error(r->name, "%s %s: this CPU has %s", r->o.isa ? "--isa" : "MM_CPU", quoted(cap),
-                    kernels_available());
-    if (!n && env && *env) {
-        char *end;
-        n = strtol(env, &end, 10);
-        if (*end || n < 1 || n > 512)
-            usage_error(r->name, "MM_THREADS %s: expected a whole number from 1 to 512",
-                        quoted(env));
-    }
-    return (int)n;
-}
-
-static void start_machine(Run *r)
-{
-    threads_start(choose_machine(r));
-    run_seed(r);
-}
-
-static void computing(Run *r)
-{
-    if (!r->t_first) r->t_first = now_ms();
-}
+/* === Pictures for models ====================================================================== */
 
 /* The item's picture as the model takes it: [H, W, 3], scratch. */
 static Tensor model_input(Run *r, const Model *m, const Item *item, Result *res)
@@ -584,6 +554,23 @@ static const Command COMMANDS[] = {
       "  mm vqa -m blip-vqa -p \"what is this?\" photo.jpg  a question\n"
       "  mm caption -m blip --json -r photos > captions.jsonl\n",
       "prompt max_tokens beams logprobs", "text confidence stop tokens ids logprobs" },
+    { "chat", NULL, CHAT, cmd_chat, "[-m MODEL] [-p TEXT] [--system TEXT]",
+      "converse; without -p on a terminal, line by line",
+      "  mm chat -m qwen2.5                              there /help says more\n"
+      "  mm chat -m qwen2.5 -p \"why is the sky blue?\"\n"
+      "  git diff | mm chat -m qwen2.5 --system \"Write a commit message.\"\n"
+      "  mm chat -m llava15 --image photo.jpg -p \"what is odd here?\"\n"
+      "  mm chat -m qwen2.5 --in jsonl --json < talks.jsonl\n",
+      "messages system prompt text max_tokens temp top_k top_p min_p repeat_penalty beams stop "
+      "logprobs", "text stop tokens ids logprobs prompt prompt_ids" },
+    { "complete", NULL, COMPLETE, cmd_complete, "[-m MODEL] [-p TEXT | FILE...]",
+      "continue a text",
+      "  mm complete -m llama2 -p \"The three laws of\"\n"
+      "  mm complete -m llama2 -p Once --temp 0.8 --top-p 0.9 --seed 7\n"
+      "  mm complete -m microsoft/phi-1 --max-tokens 100 function.py\n"
+      "  mm complete -m llama2 --in lines --json < beginnings.txt\n",
+      "prompt text max_tokens temp top_k top_p min_p repeat_penalty beams stop logprobs",
+      "text stop tokens ids logprobs prompt prompt_ids" },
     { "embed", NULL, EMBED, cmd_embed, "[-m MODEL] [--text T]... [PICTURE or TEXT...]",
       "turn pictures or texts into vectors",
       "  mm embed -m clip photo.jpg                      numbers, a line per picture\n"

@@ -183,11 +183,13 @@ static const char *chosen_model(const Run *r, const char *given)
 static const char *small_model(const Run *r)
 {
     bool vqa = strcmp(r->name, "vqa") == 0, caption = r->cmd->bit == CAPTION;
-    const char *alias = vqa ? "blip-vqa" : caption ? "blip" : "clip";
-    const char *id = vqa ? "Salesforce/blip-vqa-base" : caption
-                   ? "Salesforce/blip-image-captioning-base" : "openai/clip-vit-large-patch14";
+    bool writes = r->cmd->bit & WRITES;
+    const char *alias = writes ? "qwen2.5" : vqa ? "blip-vqa" : caption ? "blip" : "clip";
+    const char *id = writes ? "Qwen/Qwen2.5-0.5B-Instruct" : vqa ? "Salesforce/blip-vqa-base"
+                   : caption ? "Salesforce/blip-image-captioning-base"
+                   : "openai/clip-vit-large-patch14";
     const char *name = caption ? "builtin:caption" : "builtin:clip";
-    if (vqa || !builtin_model(name))
+    if (vqa || writes || !builtin_model(name))
         die(EXIT_MODEL, "no model given: say -m MODEL\n"
             "to get one: hf download %s\nthen: mm %s -m %s ...    (hf comes with `pip install "
             "huggingface_hub`)", id, r->name, alias);

@@ -51,4 +51,41 @@ Json   text_config(const Model *m);
 /* "caption, tokenize": the commands of a set, the most telling first. A static buffer. */
 const char *command_list(const Run *r, unsigned bits);
 
+/* === What the commands that write texts share (text.c) ======================================== */
+
+typedef struct Writer {
+    Run        *r;
+    Model      *m;
+    Session    *session;
+    GenOptions  standard;            /* what the checkpoint says */
+    const char *own_stop;            /* a stop string of the template, or NULL */
+    int         own_end[2], n_own_end;       /* and end tokens */
+    int         max_tokens;          /* if nobody says; -1: as many as fit */
+    bool        trim;                /* blanks around the text do not count */
+} Writer;
+
+/* Session and standard as the options say; the tokenizer must be loaded. max_tokens: if nobody
+ * says; -1: as many as fit. several: a batch, whose results must not depend on each other. */
+void writer_open(Writer *w, Run *r, Model *m, int max_tokens, bool several);
+/* The options for an item with this record (absent: none). May fail(). */
+GenOptions writer_options(const Writer *w, Json record, int64_t seed);
+/* A continuation and its text. */
+typedef struct {
+    Generated   g;
+    const char *text;                /* trimmed, if the writer trims */
+    size_t      n;
+    const char *stop;                /* "eos", "stop", "length", "context" */
+} Written;
+/* Continues n ids, with o.put and o.ctx unset. piece (may be NULL) gets the text as it comes, and
+ * says whether to go on. */
+typedef bool PieceFn(void *ctx, const char *s, size_t n);
+Written writer_write(Writer *w, Json record, const int *id, int n, GenOptions o, PieceFn *piece,
+                     void *ctx);
+/* The same for an item of a run: the text goes to the output as it comes, the rest into res. */
+void writer_item(Writer *w, const Item *item, const int *id, int n, Result *res);
+/* --show-prompt: a prompt as text and as ids, into res. */
+void writer_show(const Writer *w, const char *text, Ids ids, Result *res);
+
+int cmd_complete(Run *r), cmd_chat(Run *r);
+
 #endif

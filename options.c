@@ -437,8 +437,8 @@ static int long_option(Options *o, const Command *c, const Command *table, char 
 
 /* Commands of later versions, so that nobody takes them for a typing mistake. */
 static const char *const PLANNED[] = {
-    "chat", "complete", "search", "generate", "detect", "segment", "pull", "verify",
-    "quantize", "selftest", "completion"
+    "search", "generate", "detect", "segment", "pull", "verify", "quantize", "selftest",
+    "completion"
 };
 enum { N_PLANNED = sizeof PLANNED / sizeof PLANNED[0] };
 

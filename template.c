@@ -264,6 +264,8 @@ static const struct { const char *type, *a, *b; Kind kind; } KNOWN[] = {
     { "phi",   "phi-1_5", "",     PHI_QA },
     { "phi",   "phi-1.5", "",     PHI_QA },
     { "phi",   "phi-2", "",       PHI_INSTRUCT },
+    { "phi-msft", "phi-1_5", "",  PHI_QA },
+    { "phi-msft", "phi-2", "",    PHI_INSTRUCT },
     { "llava", "llava-1.5", "",   LLAVA_HF },
     { "llava", "bakllava", "",    LLAVA_HF },
 };

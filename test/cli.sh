@@ -55,7 +55,7 @@ run --help; expect "--help" 0 quiet out="mm caption"
 [ "$(wc -l <"$T/out")" -le 24 ] && good || bad "--help has more than 24 lines"
 is "--help fits 80 columns" "$(awk 'length($0) > 80' "$T/out")" ""
 is "--help leads with an example" "$(sed -n 3p "$T/out" | cut -c1-12)" "  mm caption"
-for c in caption vqa embed classify info ls preprocess tokenize convert bench; do
+for c in caption vqa chat complete embed classify info ls preprocess tokenize convert bench; do
     run $c -h; expect "$c -h" 0 quiet
     [ "$(wc -l <"$T/out")" -le 24 ] && good || bad "$c -h has more than 24 lines"
     is "$c -h fits 80 columns" "$(awk 'length($0) > 80' "$T/out")" ""
@@ -95,7 +95,7 @@ printf 'RIFF\044\0\0\0WEBPVP8 ' >"$T/x.webp"
 for c in "info" "embed $CLIP"; do run $c "$T/x.webp"; expect "$c of WebP" 5 err="magick $T/x.webp out.png"; done
 run caption --bems 3 x; expect "a mistyped option" 2 err="did you mean --beams"
 run caption --labels a x; expect "an option of another command" 2 err=classify
-for c in chat generate pull verify completion; do
+for c in segment generate pull verify completion; do
     run $c; expect "$c comes later" 2 err="later version"
 done
 for o in --shard=0/2 --mem=3G --quant=q8 --batch=2 --provenance --unordered --timeout=3; do

@@ -34,7 +34,7 @@ includes 'tensor\.h|kernels/kernels\.h' $(there nn.c) >"$tmp"; check "nn.c stand
 includes '[a-z0-9_]+\.h' $(there kernels/*.c) >"$tmp"; check "kernels include headers of their folder"
 includes '\.\./tensor\.h|[a-z_0-9]+\.h' $(there tokenizer/*.c) >"$tmp"; check "tokenizers stand on tensor.h"
 includes 'mm\.h' $(there bert.c vit.c clip.c blip.c llama.c vlm.c sample.c random.c) >"$tmp"; check "model files include mm.h alone"
-grep -l '"kernels/kernels.h"' $(there *.c) | grep -vxE 'nn.c|resize.c|preprocess.c|mm.c|info.c|bench.c' >"$tmp"
+grep -l '"kernels/kernels.h"' $(there *.c) | grep -vxE 'nn.c|resize.c|preprocess.c|mm.c|machine.c|info.c|bench.c' >"$tmp"
 check "layers and pictures use the kernels (mm.c and info.c choose and name the level, bench.c times them)"
 
 for f in $written; do
