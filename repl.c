@@ -17,6 +17,7 @@
  *   - A character of two columns that does not fit at the end of a row goes to the next.
  *   - Text that ends exactly at the right edge leaves the cursor on the next row, which is empty.
  *   - A terminal that became narrower has wrapped the rows that are there: counted before drawing.
+ *   - Enter is \r, but \n where it was typed before the terminal was ours.
  *   - After Ctrl-Z and fg the terminal has to be set again; after SIGSTOP too, which nobody sees.
  *   - A paste of a megabyte must not be drawn a million times: only when no more input waits. */
 #include <errno.h>
@@ -595,7 +596,7 @@ static bool edit(Line *l, int key)
     case KEY_KILL_WORD:                  erase(l, l->at, word_right(l, l->at), true); break;
     case CONTROL('Y'):                   yank(l); break;
     case CONTROL('T'):                   swap_two(l); break;
-    case KEY_NEWLINE: case '\n':         insert(l, "\n", 1); break;
+    case KEY_NEWLINE:                    insert(l, "\n", 1); break;
     case '\t':                           insert(l, "\t", 1); break;
     default: return false;
     }
@@ -666,7 +667,7 @@ LineResult line_read(const char *prompt, const char **text)
         else if (key == CONTROL('C')) {
             leave(&l, "^C\r\n");
             return LINE_DROPPED;
-        } else if (key == '\r') {
+        } else if (key == '\r' || key == '\n') {
             if (!enter(&l)) continue;
             leave(&l, "\r\n");
             history_put(l.s);
