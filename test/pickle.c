@@ -116,7 +116,7 @@ static void test_reading(void)
 
 static void put_le(Buf *b, uint64_t v, int n)
 {
-    for (int i = 0; i < n; i++) put_bytes(b, &(char){ (char)(v >> (8 * i)) }, 1);
+    for (int i = 0; i < n; i++) put_bytes(b, &(char){ i < 8 ? (char)(v >> (8 * i)) : 0 }, 1);
 }
 
 static void put_text(Buf *b, const char *s)

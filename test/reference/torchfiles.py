@@ -62,11 +62,16 @@ class Unknown:
         self.rate, self.path = 1e-4, "somewhere"
 
 
-def wrapped(g):
-    """As PyTorch Lightning writes a .ckpt, Stable Diffusion's too."""
+def unknown_class():
+    """Makes Unknown look as if it came from a package trainer."""
     Unknown.__module__, Unknown.__qualname__ = "trainer.callbacks", "Unknown"
     sys.modules["trainer"] = sys.modules["trainer.callbacks"] = type(sys)("trainer.callbacks")
     sys.modules["trainer.callbacks"].Unknown = Unknown
+
+
+def wrapped(g):
+    """As PyTorch Lightning writes a .ckpt, Stable Diffusion's too."""
+    unknown_class()
     weights = collections.OrderedDict((f"model.{k}", torch.randn(3, 4, generator=g))
                                       for k in ("a", "b"))
     weights["betas"] = torch.linspace(0, 1, 5, dtype=torch.float64)
