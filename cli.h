@@ -257,6 +257,30 @@ typedef struct {
     Ckpt        ck;
 } ModelFacts;
 
+/* === What it costs (estimate.c) =============================================================== */
+
+/* A transformer's shape, as config.json has it. */
+typedef struct {
+    int layers, d, d_ff, heads, kv_heads, head_dim, mlp_matrices;
+    int image, patch, n_tok;         /* a picture's side, a patch's, rows of the picture */
+    int vocab, context;
+} Tower;
+
+typedef struct {
+    Tower  vision, text;             /* vision.layers 0: takes no pictures */
+    double mapped, own, kv_token;    /* bytes: of the weights, shared; of a process; of a token */
+    int    ctx;                      /* tokens that `own` counts keys and values of; 0: none */
+    double read, multiply, call;     /* measured: bytes of weights and operations a second; and the
+                                      * seconds of a product of next to nothing */
+    double image_s, text_s;          /* seconds for a picture, for a short text; 0: it does not */
+    double token_s, prompt_s;        /* seconds for a token that it writes, that it reads */
+} Cost;
+
+/* Measures for less than 0.1 s, with the kernels and threads in force. */
+Cost estimate(const ModelFacts *m, const Options *o);
+
+/* === mm info, continued ======================================================================= */
+
 /* True if path is a picture, and was told about; false: something else. */
 bool info_picture(const char *path, const Options *o);
 void info_cpu(const Options *o, const char *level, const char *available);

@@ -167,33 +167,6 @@ static Weights count_weights(Ckpt ck)
     return w;
 }
 
-typedef struct { int layers, d, d_ff, heads, image, patch, n_tok, vocab, context; } Tower;
-
-static Tower tower_of(Json config, bool vision, bool clip)
-{
-    Tower t = {
-        .layers = json_int(config, "num_hidden_layers", 12, 1, 1024),
-        .d = json_int(config, "hidden_size", vision || !clip ? 768 : 512, 1, 65536),
-        .d_ff = json_int(config, "intermediate_size", vision || !clip ? 3072 : 2048, 1, 1 << 20),
-        .heads = json_int(config, "num_attention_heads", vision || !clip ? 12 : 8, 1, 1024),
-        .image = json_int(config, "image_size", clip ? 224 : 384, 1, 16384),
-        .patch = json_int(config, "patch_size", clip ? 32 : 16, 1, 1024),
-        .vocab = json_int(config, "vocab_size", clip ? 49408 : 30524, 1, 1 << 22),
-        .context = json_int(config, "max_position_embeddings", clip ? 77 : 512, 1, 1 << 20),
-    };
-    int side = t.image / t.patch;
-    t.n_tok = side * side + 1;
-    return t;
-}
-
-/* The activations of a forward pass and a 12-megapixel photo: what one process needs for itself. */
-static double private_bytes(const Tower *v, const Tower *t)
-{
-    double n = (double)keep_peak() + 8e6;                /* packed panels, stacks, the program */
-    if (v) n += 12e6 * 3 * 2 + 4.0 * v->n_tok * (8.0 * v->d + v->d_ff);
-    return n + 4.0 * (t->context * (8.0 * t->d + t->d_ff) + t->vocab);
-}
-
 /* What a model says it knows; all of it as JSON, some as text. A built-in one has a licence too. */
 static void put_known(Buf *b, const ModelFacts *m, bool json)
 {
@@ -217,57 +190,94 @@ static void put_known(Buf *b, const ModelFacts *m, bool json)
         in->data, in->licence, in->card);
 }
 
+static void model_json(Buf *b, const ModelFacts *m, const Weights *w, const Cost *c)
+{
+    const Tower *v = &c->vision, *t = &c->text;
+    put(b, "{\"v\":1,\"cmd\":\"info\",\"id\":");
+    put_json(b, m->label, strlen(m->label));
+    put(b, ",\"ok\":true,\"name\":\"%s\",\"architecture\":\"%s\",\"runs\":[", m->name, m->arch);
+    for (const char *s = m->runs; *s; ) {
+        size_t n = strcspn(s, ",");
+        put(b, "%s\"%.*s\"", s == m->runs ? "" : ",", (int)n, s);
+        s += n + strspn(s + n, ", ");
+    }
+    put(b, "]");
+    if (v->layers)
+        put(b, ",\"vision\":{\"layers\":%d,\"d\":%d,\"heads\":%d,\"image_size\":%d,"
+            "\"patch_size\":%d,\"tokens\":%d}", v->layers, v->d, v->heads, v->image, v->patch,
+            v->n_tok);
+    put(b, ",\"text\":{\"layers\":%d,\"d\":%d,\"heads\":%d,\"context\":%d,\"vocab\":%d,"
+        "\"tokenizer\":\"%s\"}", t->layers, t->d, t->heads, t->context, t->vocab, m->tokenizer);
+    put(b, ",\"weights\":{\"files\":%d,\"bytes\":%.0f,\"types\":", w->n_files, c->mapped);
+    put_json(b, w->types, strlen(w->types));
+    put(b, ",\"tensors\":%d,\"used\":%d,\"unknown\":0,\"missing\":0}", w->n, w->n_used);
+    if (m->n_known) put_known(b, m, true);
+    put(b, ",\"memory\":{\"mapped\":%.0f,\"private_estimate\":%.0f,\"free\":%.0f", c->mapped,
+        c->own, (double)memory_available());
+    if (c->ctx) put(b, ",\"ctx\":%d,\"kv_per_token\":%.0f", c->ctx, c->kv_token);
+    put(b, "},\"speed_estimate\":{\"threads\":%d,\"read_bytes_s\":%.3g,\"flop_s\":%.3g",
+        n_threads(), c->read, c->multiply);
+    if (c->image_s > 0) put(b, ",\"image_s\":%.3g", c->image_s);
+    if (c->text_s > 0) put(b, ",\"text_s\":%.3g", c->text_s);
+    if (c->token_s > 0) put(b, ",\"token_s\":%.3g", c->token_s);
+    if (c->prompt_s > 0) put(b, ",\"prompt_token_s\":%.3g", c->prompt_s);
+    put(b, "}}");
+}
+
+/* Two digits: an estimate has no more. */
+static const char *about(double x)
+{
+    double step = 1;
+    while (x >= 100 * step) step *= 10;
+    return x < 10 ? scratch_string("%.2g", x)
+                  : scratch_string("%.0f", step * (double)(int64_t)(x / step + 0.5));
+}
+
+static const char *seconds_about(double s)
+{
+    return s < 0.1 ? scratch_string("%s ms", about(1e3 * s)) : scratch_string("%s s", about(s));
+}
+
+static void model_text(Buf *b, const ModelFacts *m, const Weights *w, const Cost *c)
+{
+    const Tower *v = &c->vision, *t = &c->text;
+    const char *commit = strrchr(m->label, '@'), *line = "";
+    double available = (double)memory_available();
+    put(b, "%s  (%s%s%s)      runs: %s\n", m->name, m->arch, commit ? ", commit " : "",
+        commit ? quoted(commit + 1) : "", m->runs);
+    if (v->layers)
+        put(b, "  vision   ViT-%d/%d, %d layers, d %d, %d heads -> %d tokens\n", v->image, v->patch,
+            v->layers, v->d, v->heads, v->n_tok);
+    put(b, "  text     %d layers, d %d, %d heads, ctx %d, vocab %d (%s)\n", t->layers, t->d,
+        t->heads, t->context, t->vocab, m->tokenizer);
+    put(b, "  weights  %d file%s, %s %s, %d tensors: %d used, %d ignored, 0 unknown, 0 missing"
+        "      headers: valid\n", w->n_files, w->n_files == 1 ? "" : "s", bytes_string(c->mapped),
+        quoted(w->types), w->n, w->n_used, w->n - w->n_used);
+    put(b, "  memory   %s mapped (shared) + about %s private", bytes_string(c->mapped),
+        bytes_string(c->own));
+    if (c->ctx) put(b, " at ctx %d (%s a token)", c->ctx, bytes_string(c->kv_token));
+    put(b, ";  this machine: %s free  %s\n", bytes_string(available), c->mapped + c->own < available
+        ? "OK" : "TIGHT: weights will be read from disk again and again");
+    if (c->token_s > 0) line = scratch_string("%s tokens/s", about(1 / c->token_s));
+    if (c->prompt_s > 0) line = scratch_string("%s, prompts %s tokens/s", line,
+                                               about(1 / c->prompt_s));
+    if (c->image_s > 0) line = scratch_string("%s%s%s per image", line, *line ? ", " : "",
+                                              seconds_about(c->image_s));
+    if (c->text_s > 0) line = scratch_string("%s%s%s per text", line, *line ? ", " : "",
+                                             seconds_about(c->text_s));
+    put(b, "  speed    about %s on %d thread%s (weights: %s/s read, %s GFLOP/s)    [estimate]",
+        line, n_threads(), n_threads() == 1 ? "" : "s", bytes_string(c->read),
+        about(1e-9 * c->multiply));
+    if (m->n_known) put_known(b, m, false);
+}
+
 void info_model(const ModelFacts *m, const Options *o)
 {
-    bool clip = strcmp(m->type, "clip") == 0;
-    Json vision = json_get(m->config, "vision_config"), text = json_get(m->config, "text_config");
-    bool has_vision = vision.node != NULL;
-    Tower v = tower_of(vision, true, clip), t = tower_of(text.node ? text : m->config, false, clip);
     Weights w = count_weights(m->ck);
-    double mapped = (double)ckpt_bytes(m->ck), own = private_bytes(has_vision ? &v : NULL, &t);
-    double available = (double)memory_available();
-    const char *commit = strrchr(m->label, '@');
+    Cost c = estimate(m, o);
     Buf b = {0};
-    if (o->json) {
-        put(&b, "{\"v\":1,\"cmd\":\"info\",\"id\":");
-        put_json(&b, m->label, strlen(m->label));
-        put(&b, ",\"ok\":true,\"name\":\"%s\",\"architecture\":\"%s\",\"runs\":[", m->name,
-            m->arch);
-        for (const char *s = m->runs; *s; ) {
-            size_t n = strcspn(s, ",");
-            put(&b, "%s\"%.*s\"", s == m->runs ? "" : ",", (int)n, s);
-            s += n + strspn(s + n, ", ");
-        }
-        put(&b, "]");
-        if (has_vision)
-            put(&b, ",\"vision\":{\"layers\":%d,\"d\":%d,\"heads\":%d,\"image_size\":%d,"
-                "\"patch_size\":%d,\"tokens\":%d}", v.layers, v.d, v.heads, v.image, v.patch,
-                v.n_tok);
-        put(&b, ",\"text\":{\"layers\":%d,\"d\":%d,\"heads\":%d,\"context\":%d,\"vocab\":%d,"
-            "\"tokenizer\":\"%s\"}", t.layers, t.d, t.heads, t.context, t.vocab, m->tokenizer);
-        put(&b, ",\"weights\":{\"files\":%d,\"bytes\":%.0f,\"types\":", w.n_files, mapped);
-        put_json(&b, w.types, strlen(w.types));
-        put(&b, ",\"tensors\":%d,\"used\":%d,\"unknown\":0,\"missing\":0}", w.n, w.n_used);
-        if (m->n_known) put_known(&b, m, true);
-        put(&b, ",\"memory\":{\"mapped\":%.0f,\"private_estimate\":%.0f,\"free\":%.0f}}", mapped,
-            own, available);
-        print_buf(&b);
-        return;
-    }
-    put(&b, "%s  (%s%s%s)      runs: %s\n", m->name, m->arch, commit ? ", commit " : "",
-        commit ? quoted(commit + 1) : "", m->runs);
-    if (has_vision)
-        put(&b, "  vision   ViT-%d/%d, %d layers, d %d, %d heads -> %d tokens\n", v.image, v.patch,
-            v.layers, v.d, v.heads, v.n_tok);
-    put(&b, "  text     %d layers, d %d, %d heads, ctx %d, vocab %d (%s)\n", t.layers, t.d, t.heads,
-        t.context, t.vocab, m->tokenizer);
-    put(&b, "  weights  %d file%s, %s %s, %d tensors: %d used, %d ignored, 0 unknown, 0 missing"
-        "      headers: valid\n", w.n_files, w.n_files == 1 ? "" : "s", bytes_string(mapped),
-        quoted(w.types), w.n, w.n_used, w.n - w.n_used);
-    put(&b, "  memory   %s mapped (shared) + about %s private;  this machine: %s free  %s",
-        bytes_string(mapped), bytes_string(own), bytes_string(available),
-        mapped + own < available ? "OK" : "TIGHT: weights will be read from disk again and again");
-    if (m->n_known) put_known(&b, m, false);
+    if (o->json) model_json(&b, m, &w, &c);
+    else model_text(&b, m, &w, &c);
     print_buf(&b);
 }
 

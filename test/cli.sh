@@ -232,6 +232,12 @@ run info $P/wide.png; expect "info PICTURE" 0 out~'PNG +53 x 37'
 run info --cpu; expect "info --cpu" 0 out=kernels out=threads
 run info /nowhere; expect "info of nothing" 3
 
+run info $M/blip-caption; expect "info, memory and speed" 0 quiet \
+    out~'^  speed    about [0-9.e+]+ tokens/s, [0-9.e-]+ m?s per image on [0-9]+ threads? ' out="private;"
+run info --json $M/clip
+expect "info --json, speed" 0 out~'"speed_estimate":\{"threads":[0-9]+,"read_bytes_s":[0-9.e+]+,"flop_s":[0-9.e+]+,"image_s":[0-9.e-]+,"text_s":[0-9.e-]+\}\}$'
+run info $M/bert-mean; expect "info, no pictures" 0 out~'^  speed    about [0-9.e-]+ m?s per text on'
+
 # --- Inputs ----------------------------------------------------------------------------------------
 D=$T/d; mkdir -p $D/a $D/a-b; cp $P/tall.png $D/z.png; cp $P/wide.png $D/a/x.png
 cp $P/wide.png $D/a-b/y.jpg; echo text >$D/readme.txt; ln -s .. $D/a/loop; mkfifo $D/fifo

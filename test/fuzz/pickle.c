@@ -40,7 +40,7 @@ static void put_archive(Buf *b, const uint8_t *pickle, size_t n)
     put_le(b, end - directory, 4), put_le(b, directory, 4), put_le(b, 0, 2);
 }
 
-/* In pieces of odd lengths; at most 4096 elements of each, since they may be windows of any size. */
+/* In pieces of odd lengths; at most 4096 elements of each: they may be windows of any size. */
 static void copy_all(const Weights *w, FillFn *fill, void *ctx)
 {
     for (size_t i = 0; i < w->n; i++) {
