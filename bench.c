@@ -278,7 +278,8 @@ static void attend_heads(const Row *r, char *from)
     size_t n = (size_t)n_kv * (size_t)(heads * hd);
     attention_heads(&(Attention){ .out = mem.out, .q = mem.in, .k = from,
         .v = from + n * dtype_size(r->type), .kv_type = r->type, .kv_stride = n, .n_items = 1,
-        .n_q = r->shape[0], .n_kv = n_kv, .n_heads = heads, .n_kv_heads = heads, .head_dim = hd, .scale = 0.125f,
+        .n_q = r->shape[0], .n_kv = n_kv, .n_heads = heads, .n_kv_heads = heads, .head_dim = hd,
+        .scale = 0.125f,
         .causal = r->c->causal });
 }
 

@@ -35,15 +35,15 @@
 #include <string.h>
 
 enum {
-    FEW_QUERIES = 16,       /* of a head of keys; more are lanes */
-    KEYS        = 96,       /* of a block: S stays in the first-level cache */
-    CHUNKS      = 16,       /* into which a short cache is cut */
-    CHUNK_BYTES = 512 << 10,/* of keys that a task of few queries reads, at most */
-    NEXT_KEYS   = 8,        /* rows of keys that are read at a time, head by head */
-    TASK_BYTES  = 256 << 10, /* Q^T and O of a task: they stay in the second-level cache */
-    WORTH_THREADS = 1 << 16, /* numbers to put together, from which on threads are woken */
-    MAX_GROUPS  = 16,       /* of a task */
-    MAX_LANES   = 64        /* of a group, at every level */
+    FEW_QUERIES   = 16,         /* of a head of keys; more are lanes */
+    KEYS          = 96,         /* of a block: S stays in the first-level cache */
+    CHUNKS        = 16,         /* into which a short cache is cut */
+    CHUNK_BYTES   = 512 << 10,  /* of keys that a task of few queries reads, at most */
+    NEXT_KEYS     = 8,          /* rows of keys that are read at a time, head by head */
+    TASK_BYTES    = 256 << 10,  /* Q^T and O of a task: they stay in the second-level cache */
+    WORTH_THREADS = 1 << 16,    /* numbers to put together, from which on threads are woken */
+    MAX_GROUPS    = 16,         /* of a task */
+    MAX_LANES     = 64          /* of a group, at every level */
 };
 
 static const float LOG2_E = 1.44269504f;
@@ -344,7 +344,8 @@ static void combine(const Job *job, int item, int r, float *weights)
 {
     const Attention *a = job->a;
     int hd = a->head_dim, rows = job->group * job->n_rows, per_chunk = job->n_rows * a->n_heads;
-    int n_kv = keys_of(a, item), chunks = ceil_div(n_kv, chunk_of(job, n_kv)), g = r / rows, i = r % rows / job->group;
+    int n_kv = keys_of(a, item), chunks = ceil_div(n_kv, chunk_of(job, n_kv));
+    int g = r / rows, i = r % rows / job->group;
     size_t at = ((size_t)item * job->n_rows + i) * job->ld;
     float *out = a->out + at + (size_t)(g * job->group + r % job->group) * hd;
     const float *state = job->state + ((size_t)item * job->n_blocks * per_chunk + r) * 2;
