@@ -18,8 +18,12 @@
  *
  * Blocks: tiles such that V has at most 12 MiB, for the third-level cache; in a task a strip of 64
  * outputs, of which U of 64 channels (590 KiB) stays in the second. U is made anew for every call
- * (and every block and task): 1280x1280 weights cost 3 ms on two cores, where the product at 16x16
- * pixels and two pictures takes 20; as a whole, kept, U would have 4 (f16: 8) times the size of W.
+ * (and every block and task): as a whole, kept, it would have 4 (f16: 8) times the size of W.
+ *
+ * What it comes to (Zen 4, two cores, f16 weights, two pictures; percent of the multiply-adds that
+ * the plain sum would need at full speed): 320 channels at 64x64 pixels 290 %, 640 at 32x32 310 %,
+ * 1280 at 16x16 270 %, 1280 at 8x8 170 %. Of the last, 11 ms, the products are half; packing the
+ * weights, which come from memory in short pieces, takes 3 ms and G w G^T 2.5, for 8 tiles only.
  *
  * The error. B and A have no rounded numbers in them, and the usual points 0, +-1, +-2 give 2.3
  * times the error of these: 0, +-5/8, +-3/2, infinity, the best of those tried that are exact.
