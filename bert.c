@@ -141,8 +141,9 @@ void bert_load_head(Bert *b, Ckpt ck)
     b->transform = linear_load(ck, "transform.dense", b->d, b->d);
     b->head_norm = norm_load(ck, "transform.LayerNorm", b->d, b->eps);
     const char *bias = ckpt_has(ck, "decoder.bias") ? "decoder." : "";
-    b->decoder.w = ckpt_opt(ck, "decoder.weight", b->n_vocab, b->d);
-    if (!b->decoder.w.data) {
+    if (ckpt_has(ck, "decoder.weight")) {
+        b->decoder.w = matrix_load(ck, "decoder.weight", b->n_vocab, b->d, HEAD_MATRIX);
+    } else {
         b->decoder.w = b->words;
         b->decoder.w.name = keep_string("%sdecoder.weight", ck.prefix);
     }

@@ -14,6 +14,9 @@
  * without overlap or hole, from the first byte of the data to the last, and the sizes agree with
  * type and shape. Two readers cannot see two different models in one file.
  *
+ * A file of `mm quantize` (quantize.c) is an ordinary one, whose metadata says which of its tensors
+ * of bytes are matrices in blocks; what it says is held against their shapes here.
+ *
  * The table is strict in both directions: a loader that asks for what is not there dies, and so
  * does a checkpoint with tensors that nobody asked for (ckpt_done): a forgotten bias would only
  * make the answers a little worse.
@@ -60,6 +63,9 @@ typedef struct {
     int64_t        dim[MAX_RANK];
     uint64_t       begin, end;   /* in the data of the shard */
     const uint8_t *data;
+    DType          blocks;       /* Q8 or Q4: a matrix [n, k] in blocks; else OTHER */
+    int            n, k;
+    MatrixUse      use;          /* somebody asked for it as a matrix */
     bool           used;         /* somebody asked for it */
     bool           known;        /* or wants it to be ignored */
 } Entry;
@@ -265,6 +271,44 @@ static Entry *find_entry(const CkptFiles *f, const char *name, size_t n)
     return slot ? &f->entries[slot - 1] : NULL;
 }
 
+static const char *shape_text(int ndim, const int64_t *dim)
+{
+    const char *s = "";
+    for (int i = 0; i < ndim; i++)
+        s = scratch_string("%s%s%lld", s, i ? ", " : "", (long long)dim[i]);
+    return scratch_string("[%s]", s);
+}
+
+/* Of a shard whose metadata has "mm.blocks": every other key is the name of a tensor, its value
+ * "Q8 [n, k]" or "Q4 [n, k]". The tensor is U8 [ceil(n/8), ceil(k/32), bytes of a block]. */
+static void read_blocks(CkptFiles *f, const Shard *s, Json meta)
+{
+    Json version = json_get(meta, "mm.blocks");
+    const char *v = json_string(version, NULL);
+    if (!version.node) return;
+    if (!v || strcmp(v, "1"))
+        json_error(version, "is %s, expected 1: the file is of another version of mm", quoted(v));
+    for (Json m = json_first(meta); m.node; m = json_next(m)) {
+        size_t n_name;
+        int n = 0, k = 0, end = 0;
+        char type[3] = "";
+        const char *name = json_key(m, &n_name), *text = json_string(m, NULL);
+        if (!strncmp(name, "mm.", 3) || !strcmp(name, "format")) continue;
+        Entry *e = find_entry(f, name, n_name);
+        if (!e || &f->shards[e->shard] != s) json_error(m, "is no tensor of this file");
+        bool ok = sscanf(text, "Q%1[48] [%9d, %9d]%n", type, &n, &k, &end) == 3 && end &&
+                  !text[end] && n > 0 && k > 0;
+        if (!ok) json_error(m, "is %s, expected such as Q8 [4096, 4096]", quoted(text));
+        e->blocks = type[0] == '8' ? Q8 : Q4;
+        e->n = n;
+        e->k = k;
+        int64_t want[3] = { (n + 7) / 8, (k + 31) / 32, (int64_t)quant_bytes(e->blocks, 1, 1) };
+        if (!e->type || e->type->dtype != U8 || e->ndim != 3 || memcmp(e->dim, want, sizeof want))
+            json_error(m, "is %s, which is U8 %s, but the tensor is %s %s", text,
+                       shape_text(3, want), e->type_name, shape_text(e->ndim, e->dim));
+    }
+}
+
 /* Adds the tensors of a shard to the table. */
 static void add_entries(CkptFiles *f, int shard)
 {
@@ -275,6 +319,7 @@ static void add_entries(CkptFiles *f, int shard)
     for (Json t = json_first(s->header); t.node; t = json_next(t)) {
         if (json_offset(t) == json_offset(meta)) continue;
         e->shard = shard;
+        e->blocks = OTHER;
         read_entry(e, t);
         sorted &= e == first || by_offset(e - 1, e) < 0;
         e++;
@@ -290,6 +335,7 @@ static void add_entries(CkptFiles *f, int shard)
                 quoted(e->name), quoted(f->shards[f->entries[*slot - 1].shard].name));
         *slot = (uint32_t)++f->n_entries;
     }
+    read_blocks(f, s, meta);
 }
 
 /* Checks all shards, whose names and bytes are set, and fills the table. */
@@ -485,14 +531,6 @@ bool ckpt_has(Ckpt ck, const char *name)
     return look_up(&full, ck, name) != NULL;
 }
 
-static const char *shape_text(int ndim, const int64_t *dim)
-{
-    const char *s = "";
-    for (int i = 0; i < ndim; i++)
-        s = scratch_string("%s%s%lld", s, i ? ", " : "", (long long)dim[i]);
-    return scratch_string("[%s]", s);
-}
-
 /* The name in the table that ends most like the one that is missing, if whole parts of it agree. */
 static const char *similar_name(const CkptFiles *f, const char *name)
 {
@@ -521,6 +559,10 @@ static _Noreturn void missing(const CkptFiles *f, const char *name)
 static DType computable(const CkptFiles *f, const Entry *e)
 {
     DType t = e->type ? e->type->dtype : OTHER;
+    if (e->blocks != OTHER)
+        die(EXIT_FILE, "%s: tensor %s is quantised (%s [%d, %d]), expected F32, F16 or BF16: it is "
+            "none of those that mm quantizes\nquantize the model again",
+            quoted(f->shards[e->shard].shown), quoted(e->name), dtype_name(e->blocks), e->n, e->k);
     if (t == F32 || t == F16 || t == BF16) return t;
     die(EXIT_FILE, "%s: tensor %s is %s %s, expected F32, F16 or BF16, which mm computes with\n"
         "get the model with 32- or 16-bit weights", quoted(f->shards[e->shard].shown),
@@ -560,6 +602,28 @@ Tensor ckpt_get_shape(Ckpt ck, const char *name, int ndim, const int *dim)
     FullName full;
     if (!look_up(&full, ck, name)) missing(ck.files, full.s);
     return ckpt_opt_shape(ck, name, ndim, dim);
+}
+
+Tensor ckpt_matrix(Ckpt ck, const char *name, int n, int k, MatrixUse use)
+{
+    FullName full;
+    const CkptFiles *f = ck.files;
+    Entry *e = look_up(&full, ck, name);
+    if (!e) missing(f, full.s);
+    e->use = use;
+    if (e->blocks == OTHER) return ckpt_get(ck, name, n, k);
+    if (e->n != n || e->k != k)
+        die(EXIT_FILE, "%s: tensor %s is %s [%d, %d], expected [%d, %d]\n"
+            "%s says so: are it and the weights from the same model?",
+            quoted(f->shards[e->shard].shown), quoted(e->name), dtype_name(e->blocks), e->n, e->k,
+            n, k, quoted(f->config));
+    if ((uintptr_t)e->data % sizeof(uint16_t)) {
+        size_t bytes = (size_t)(e->end - e->begin);
+        e->data = memcpy(keep_bytes(bytes), e->data, bytes);
+    }
+    e->used = true;
+    return (Tensor){ .data = (void *)(uintptr_t)e->data, .dtype = e->blocks, .ndim = 2,
+                     .dim = { n, k }, .name = e->name };
 }
 
 static float half_to_float(uint16_t h)
@@ -640,7 +704,14 @@ CkptEntry ckpt_entry(Ckpt ck, int i)
     CkptEntry out = { .name = e->name, .dtype = e->type_name, .file = s->name, .ndim = e->ndim,
                       .offset = (uint64_t)(s->data - s->bytes) + e->begin,
                       .n_bytes = e->end - e->begin, .data = s->data + e->begin,
-                      .used = e->used };
+                      .used = e->used, .use = e->use, .blocks = e->blocks };
+    if (e->blocks != OTHER) {
+        out.dtype = dtype_name(e->blocks);
+        out.ndim = 2;
+        out.dim[0] = e->n;
+        out.dim[1] = e->k;
+        return out;
+    }
     memcpy(out.dim, e->dim, sizeof out.dim);
     return out;
 }

@@ -19,7 +19,7 @@ typedef struct { const char **v; int64_t n; } Texts;     /* of an option that ma
 typedef struct {
     const char *model, *prompt, *output, *in, *files0_from, *files_from, *resume, *errors, *sidecar;
     const char *if_exists, *trace, *ids, *vec, *isa, *progress, *seed, *normalize;
-    const char *label_template, *system, *template, *kv;
+    const char *label_template, *system, *template, *kv, *quant;
     const char *base, *delta, *key;
     Texts text, labels, images, stop;        /* --text, --labels, ... as often as they are given */
     const char **operand;
@@ -33,12 +33,12 @@ typedef struct {
 
 /* Commands as a set of bits, for the option table. */
 enum { CAPTION = 1, EMBED = 2, CLASSIFY = 4, INFO = 8, PREPROCESS = 16, TOKENIZE = 32, HELP = 64,
-       LS = 128, BENCH = 256, CHAT = 512, COMPLETE = 1024, CONVERT = 4096 };
+       LS = 128, BENCH = 256, CHAT = 512, COMPLETE = 1024, QUANTIZE = 2048, CONVERT = 4096 };
 #define WRITES   (CHAT | COMPLETE)           /* texts of any length */
 #define RUNS     (CAPTION | EMBED | CLASSIFY | PREPROCESS | TOKENIZE | WRITES)  /* item by item */
 #define PICTURES (CAPTION | EMBED | CLASSIFY | PREPROCESS)
 #define EVERY    (RUNS | INFO | BENCH)
-#define ANY      (EVERY | HELP | LS | CONVERT)
+#define ANY      (EVERY | HELP | LS | CONVERT | QUANTIZE)
 
 typedef struct Run Run;
 typedef struct Command {

@@ -398,6 +398,22 @@ static void convert_folder(Job *job, const char *dir, const char *to, int depth)
                        keep_string("%s/%s", to, f.folder[i]), depth + 1);
 }
 
+/* Of the folder itself, and of those in it: they are at most MAX_DEPTH deep. */
+static void copy_folder(const char *dir, const char *to, int depth)
+{
+    Folder f = { 0 };
+    list_folder(&f, dir);
+    if (depth) store_folder(to);
+    for (size_t i = 0; i < f.n; i++)
+        if (!is_torch(f.name[i]) && !is_other_weights(f.name[i]))
+            copy_file(&(Job){ 0 }, dir, f.name[i], to);
+    for (size_t i = 0; i < f.n_folders && depth < MAX_DEPTH; i++)
+        copy_folder(keep_string("%s/%s", dir, f.folder[i]), keep_string("%s/%s", to, f.folder[i]),
+                    depth + 1);
+}
+
+void convert_copy_others(const char *dir, const char *to) { copy_folder(dir, to, 0); }
+
 /* === The command ============================================================================== */
 
 /* An operand: a file, or the folder of a model. */

@@ -88,6 +88,7 @@ typedef struct {
     uint64_t       n;                /* elements */
     const uint8_t *data;             /* the first element */
     const char    *file;             /* for messages */
+    const char    *blocks;           /* "Q8 [n, k]": a matrix in blocks (quantize.c); or NULL */
 } Weight;
 
 typedef struct {
@@ -141,5 +142,7 @@ const char *delta_rows(const Delta *d);
 
 /* Shards have at most that many bytes of weights: 5 GB; to be changed by tests only. */
 extern uint64_t convert_shard_bytes;
+/* The files of a model's folder that are no weights, and those of the folders in it. */
+void convert_copy_others(const char *dir, const char *to);
 
 #endif

@@ -314,6 +314,13 @@ static LlamaLayer layer_load(Ckpt ck, const Llama *m)
     return l;
 }
 
+static Linear head_matrix(Ckpt ck, const Llama *m)
+{
+    Linear l = { .w = matrix_load(ck, "weight", m->n_vocab, m->d_embed, HEAD_MATRIX) };
+    if (ckpt_has(ck, "bias")) l.b = vector_load(ck, "bias", m->n_vocab);
+    return l;
+}
+
 /* The output matrix; tied, it is the table of the embeddings. Of a tie files keep either copy. */
 static void head_load(Llama *m, Ckpt body, Ckpt head, Json config)
 {
@@ -323,15 +330,16 @@ static void head_load(Llama *m, Ckpt body, Ckpt head, Json config)
     bool table = ckpt_has(body, keep_string("%s.weight", f->embed));
     Ckpt in_head = ckpt_at(head, "%s.", f->head), in_table = ckpt_at(body, "%s.", f->embed);
     if (tied && !table) {
-        m->head  = linear_load(head, f->head, m->n_vocab, m->d_embed);
+        m->head  = head_matrix(in_head, m);
         m->table = m->head.w;
         return;
     }
-    m->table = ckpt_get(in_table, "weight", m->n_vocab, m->d_embed);
     if (!tied) {
-        m->head = linear_load(head, f->head, m->n_vocab, m->d_embed);
+        m->table = ckpt_get(in_table, "weight", m->n_vocab, m->d_embed);
+        m->head  = head_matrix(in_head, m);
         return;
     }
+    m->table  = matrix_load(in_table, "weight", m->n_vocab, m->d_embed, HEAD_MATRIX);
     m->head.w = m->table;
     m->head.w.name = name;
     ckpt_ignore(in_head, "weight");

@@ -528,6 +528,17 @@ static int cmd_ls(Run *r)
     return 0;
 }
 
+static int cmd_quantize(Run *r)
+{
+    if (r->o.n_operands != 2) usage_error(r->name, "say which model, and what to make of it");
+    if (r->o.quant && !strcmp(r->o.quant, "none"))
+        usage_error(r->name, "--quant none: expected q8 or q4");
+    start_machine(r);
+    Model *m = model_open(r, r->o.operand[0]);
+    model_weights(r, m);
+    return quantize_model(r, m);
+}
+
 static int cmd_convert(Run *r)
 {
     threads_start(choose_machine(r));
@@ -609,6 +620,11 @@ static const Command COMMANDS[] = {
       "  mm convert v1-5-pruned-emaonly.ckpt sd.safetensors\n"
       "  mm convert vicuna-7b-delta-v1.1 vicuna --base llama-7b    a difference\n"
       "  mm convert model.pt out --key ema              another entry of the file\n",
+      NULL, NULL },
+    { "quantize", NULL, QUANTIZE, cmd_quantize, "MODEL OUT [--quant q8|q4]",
+      "a model with weights in 8 or 4 bits",
+      "  mm quantize llama-7b llama-7b-q8               a folder that -m takes like any other\n"
+      "  mm quantize --quant q4 llama-7b llama-7b-q4\n",
       NULL, NULL },
     { "bench", NULL, BENCH, cmd_bench, "[--full] [KERNEL...]",
       "how near the kernels come to this machine's limits",

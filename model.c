@@ -210,7 +210,8 @@ Model *model_open(Run *r, const char *given)
     m->config = read_config(m->dir);
     m->row = find_row(m);
     if (!m->row) unknown_model(m, json_str(m->config, "model_type", NULL));
-    if (r->cmd->bit != INFO && !(m->row->commands & r->cmd->bit)) wrong_family(r, m);
+    if (!(r->cmd->bit & (INFO | QUANTIZE)) && !(m->row->commands & r->cmd->bit))
+        wrong_family(r, m);
     return m;
 }
 
@@ -246,13 +247,15 @@ void model_weights(Run *r, Model *m)
     first_feedback(r, "loading %s", quoted(r->model.label));
     if (!m->has_weights) m->ck = ckpt_open(m->dir);
     m->has_weights = true;
+    if (r->o.quant && r->cmd->bit != QUANTIZE)
+        quant_at_load(!strcmp(r->o.quant, "q8") ? Q8 : !strcmp(r->o.quant, "q4") ? Q4 : OTHER);
     m->row->load(m);
     r->file_bytes = (double)ckpt_bytes(m->ck);
     r->ms_load = now_ms() - start;
     if (!m->blip) return;
     for (const ModelRow *row = MODELS; row->type; row++)     /* what the tensors say counts */
         if (row->load == load_blip && row->blip == blip_kind(m->blip)) m->row = row;
-    if (r->cmd->bit != INFO && !(m->row->commands & r->cmd->bit)) wrong_family(r, m);
+    if (!(r->cmd->bit & (INFO | QUANTIZE)) && !(m->row->commands & r->cmd->bit)) wrong_family(r, m);
 }
 
 Json text_config(const Model *m)

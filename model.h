@@ -44,6 +44,8 @@ Model *model_open(Run *r, const char *given);
  * has nothing else. Without a row, if mm does not run the model. */
 Model *model_open_texts(Run *r, const char *given);
 void   model_weights(Run *r, Model *m);
+/* mm quantize (quantize.c): the exit code. m is loaded, --quant not applied. */
+int    quantize_model(Run *r, Model *m);
 void   model_tokenizer(Model *m);            /* m->tok */
 void   model_pictures(Model *m);             /* m->pre; after model_weights its size is checked */
 int    text_context(const Model *m);         /* how many tokens a text may have */

@@ -48,13 +48,18 @@ Tensor vector_load(Ckpt ck, const char *name, int n)
     return vector_f32(ckpt_get(ck, name, n));
 }
 
-/* W stays in the file, [n_out, n_in] as PyTorch stores it. A bias that the file lacks is none; one
- * of another shape dies here, one of another name in ckpt_done(). */
+Tensor matrix_load(Ckpt ck, const char *name, int n_out, int n_in, MatrixUse use)
+{
+    return quant_matrix(ckpt_matrix(ck, name, n_out, n_in, use), use);
+}
+
+/* W stays in the file, [n_out, n_in] as PyTorch stores it (with --quant it does not). A bias that
+ * the file lacks is none; one of another shape dies here, one of another name in ckpt_done(). */
 Linear linear_load(Ckpt ck, const char *name, int n_out, int n_in)
 {
     ck = ckpt_at(ck, "%s.", name);
     return (Linear){
-        .w = ckpt_get(ck, "weight", n_out, n_in),
+        .w = matrix_load(ck, "weight", n_out, n_in, LAYER_MATRIX),
         .b = vector_f32(ckpt_opt(ck, "bias", n_out)),
     };
 }
@@ -109,11 +114,22 @@ static Tensor part(Tensor v, int first, int n)
     return v;
 }
 
+/* Rows of a matrix. Quantised ones are interleaved by 8: from a multiple of 8 on they are a view as
+ * others are, from elsewhere on they have to be put together anew. */
+static Tensor matrix_rows(Tensor w, int first, int n)
+{
+    if ((w.dtype != Q8 && w.dtype != Q4) || first % Q_ROWS == 0) return rows(w, first, n);
+    Tensor t = { .data = keep_bytes(quant_bytes(w.dtype, n, n_cols(w))), .dtype = w.dtype,
+                 .ndim = 2, .dim = { n, n_cols(w) } };
+    quant_copy(t.data, w.data, w.dtype, first, n, n_cols(w));
+    return t;
+}
+
 /* A fused projection, [q; k; v] in one matrix, becomes three views of its rows; nothing is copied.
  * The parts have no name, since the reference knows, and traces, only the whole. */
 Linear linear_rows(Linear l, int first, int n)
 {
-    l = (Linear){ .w = rows(l.w, first, n), .b = part(l.b, first, n) };
+    l = (Linear){ .w = matrix_rows(l.w, first, n), .b = part(l.b, first, n) };
     l.w.name = NULL;
     return l;
 }

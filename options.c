@@ -61,7 +61,7 @@ const OptionRow OPTIONS[] = {
      "paths from F ('-': stdin), one a line"},
     {'r', "recursive", NULL, FLAG, AT(recursive), PICTURES, true, 0, 0,
      "enter folders; pictures are known by first bytes"},
-    {0, "json", NULL, FLAG, AT(json), (EVERY & ~PREPROCESS) | LS | CONVERT, true, 0, 0,
+    {0, "json", NULL, FLAG, AT(json), (EVERY & ~PREPROCESS) | LS | CONVERT | QUANTIZE, true, 0, 0,
      "one JSON object per record and line"},
     {0, "tsv", NULL, FLAG, AT(tsv), RUNS & ~PREPROCESS, false, 0, 0,
      "id, tab, result; tabs and newlines escaped"},
@@ -114,12 +114,14 @@ const OptionRow OPTIONS[] = {
      "the entry of the file that is the model (ema, ...)"},
     {'s', "seed", "N", TEXT, AT(seed), RUNS, false, 0, 0,
      "default 0; 'random' picks one; recorded"},
-    {'t', "threads", "N", NUMBER, AT(threads), EVERY | CONVERT, true, 1, 512,
+    {'t', "threads", "N", NUMBER, AT(threads), EVERY | CONVERT | QUANTIZE, true, 1, 512,
      "default: as affinity and cgroup allow"},
-    {0, "isa", "LEVEL", TEXT, AT(isa), EVERY, false, 0, 0,
+    {0, "isa", "LEVEL", TEXT, AT(isa), EVERY | QUANTIZE, false, 0, 0,
      "cap the kernels; `mm info --cpu` lists the levels"},
     {0, "exact", NULL, FLAG, AT(exact), RUNS, false, 0, 0,
      "f32 and the direct algorithms everywhere"},
+    {0, "quant", "none|q8|q4", CHOICE, AT(quant), CAPTION | EMBED | CLASSIFY | WRITES | QUANTIZE,
+     false, 0, 0, "weights in 8 or 4 bits (made at each start; see mm quantize)"},
     {0, "no-exif", NULL, FLAG, AT(no_exif), PICTURES, false, 0, 0,
      "do not turn pictures as their EXIF data says"},
     {0, "max-pixels", "N", NUMBER, AT(max_pixels), PICTURES, false, 1, MOST,
@@ -137,8 +139,9 @@ const OptionRow OPTIONS[] = {
      "to stop after, if 5 rounds are done (default 40)"},
     {0, "progress", "auto|none|plain", CHOICE, AT(progress), RUNS, false, 0, 0,
      "auto: on a terminal; none; plain: a line every 5 s"},
-    {'q', "quiet", NULL, FLAG, AT(quiet), EVERY | CONVERT, false, 0, 0, "no progress, no warnings"},
-    {'v', "verbose", NULL, COUNT, AT(verbose), EVERY, false, 0, 0,
+    {'q', "quiet", NULL, FLAG, AT(quiet), EVERY | CONVERT | QUANTIZE, false, 0, 0,
+     "no progress, no warnings"},
+    {'v', "verbose", NULL, COUNT, AT(verbose), EVERY | QUANTIZE, false, 0, 0,
      "times and memory at the end; -vv: each intermediate"},
     {0, "no-color", NULL, FLAG, AT(no_color), EVERY, false, 0, 0, "accepted: there are no colours"},
     {'h', "help", NULL, FLAG, AT(help), ANY, false, 0, 0, "short help"},
@@ -146,7 +149,6 @@ const OptionRow OPTIONS[] = {
     {0, "version", NULL, FLAG, AT(version), ANY, false, 0, 0, "the version"},
     {0, "shard", "K/N", LATER, 0, EVERY, false, 0, 0, NULL},
     {0, "mem", "SIZE", LATER, 0, EVERY, false, 0, 0, NULL},
-    {0, "quant", "Q", LATER, 0, EVERY, false, 0, 0, NULL},
     {0, "batch", "N", LATER, 0, EVERY, false, 0, 0, NULL},
     {0, "provenance", NULL, LATER, 0, EVERY, false, 0, 0, NULL},
     {0, "unordered", NULL, LATER, 0, EVERY, false, 0, 0, NULL},
@@ -437,8 +439,7 @@ static int long_option(Options *o, const Command *c, const Command *table, char 
 
 /* Commands of later versions, so that nobody takes them for a typing mistake. */
 static const char *const PLANNED[] = {
-    "search", "generate", "detect", "segment", "pull", "verify", "quantize", "selftest",
-    "completion"
+    "search", "generate", "detect", "segment", "pull", "verify", "selftest", "completion"
 };
 enum { N_PLANNED = sizeof PLANNED / sizeof PLANNED[0] };
 

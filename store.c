@@ -188,13 +188,34 @@ static int larger_first(const void *a, const void *b)
     return (*x)->size != (*y)->size ? (*y)->size - (*x)->size : *x < *y ? -1 : *x > *y;
 }
 
+/* What other tools need to know of matrices in blocks, and mm of each. */
+static void put_metadata(Buf *b, const Weight *const *w, size_t n)
+{
+    bool blocks = false;
+    for (size_t i = 0; i < n; i++) blocks |= w[i]->blocks != NULL;
+    put(b, "{\"__metadata__\":{\"format\":\"%s\"", blocks ? "mm" : "pt");
+    if (blocks)
+        put(b, ",\"mm.blocks\":\"1\",\"mm.layout\":\"Q8 [n, k], Q4 [n, k]: U8 [ceil(n/8), "
+            "ceil(k/32), bytes], blocks of 8 rows by 32 columns. A block: 8 scales (f16), then "
+            "Q8: int8 [8][8][4], column 4g+c of row r at [g][r][c]; Q4: bytes [4][8][4], index of "
+            "column 4g+c in the lower, of 16+4g+c in the upper 4 bits, into -64 -51 -40 -31 -24 "
+            "-17 -11 -5 1 7 12 18 25 33 42 54. A weight is scale times that\"");
+    for (size_t i = 0; i < n; i++) {
+        if (!w[i]->blocks) continue;
+        put(b, ",");
+        put_json(b, w[i]->name, strlen(w[i]->name));
+        put(b, ":\"%s\"", w[i]->blocks);
+    }
+    put(b, "}");
+}
+
 /* Length, JSON, blanks. */
 static Buf header(const Weight *const *w, size_t n)
 {
     Buf b = { 0 };
     uint64_t at = 0;
     put_bytes(&b, "\0\0\0\0\0\0\0", 8);
-    put(&b, "{\"__metadata__\":{\"format\":\"pt\"}");
+    put_metadata(&b, w, n);
     for (size_t i = 0; i < n; i++) {
         put(&b, ",");
         put_json(&b, w[i]->name, strlen(w[i]->name));
@@ -231,7 +252,7 @@ static void write_weight(int fd, const char *path, const Weight *w, FillFn *fill
         else if (!plain) weight_copy(w, buf, first, n);
         write_all(fd, path, from, n * size);
         sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE);
-        if (weight_is_contiguous(w)) hand_back(w->data + first * size, n * size);
+        if (!w->blocks && weight_is_contiguous(w)) hand_back(w->data + first * size, n * size);
     }
     scratch_reset(mark);
 }

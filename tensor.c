@@ -126,8 +126,9 @@ const char *quoted(const char *s)
 /* === Tensors ================================================================================== */
 
 static const struct { const char *name; size_t size; } DTYPES[] = {
-    [F32] = {"F32", 4}, [F16] = {"F16", 2}, [BF16] = {"BF16", 2}, [Q8] = {"Q8", 0}, [Q4] = {"Q4", 0},
-    [I64] = {"I64", 8}, [I32] = {"I32", 4}, [U8]  = {"U8", 1}, [OTHER] = {"OTHER", 0},
+    [F32] = {"F32", 4}, [F16] = {"F16", 2}, [BF16] = {"BF16", 2}, [I64] = {"I64", 8},
+    [I32] = {"I32", 4}, [U8]  = {"U8", 1},  [Q8] = {"Q8", 0}, [Q4] = {"Q4", 0},
+    [OTHER] = {"OTHER", 0},
 };
 
 const char *dtype_name(DType t) { return DTYPES[t].name; }

@@ -166,6 +166,10 @@ const uint8_t *builtin_file(const char *dir, const char *name, size_t *n);
  * checked before any pointer is made; every violation is die(EXIT_FILE). A Ckpt is a place in the
  * name space: ckpt_at() moves it, by value, so loaders read as tables. */
 
+/* What a matrix is for, which decides how it may be quantised: a layer, or an output matrix (which
+ * may be the table of embeddings as well). */
+typedef enum { NO_MATRIX, LAYER_MATRIX, HEAD_MATRIX } MatrixUse;
+
 typedef struct CkptFiles CkptFiles;
 typedef struct { CkptFiles *files; char prefix[192]; } Ckpt;
 
@@ -176,6 +180,8 @@ typedef struct {                             /* for `mm info --tensors` */
     uint64_t    offset, n_bytes;             /* offset in the file */
     const uint8_t *data;                     /* mapped; at any address */
     bool        used;
+    MatrixUse   use;
+    DType       blocks;                      /* Q8, Q4: dtype and dim are those of the matrix */
 } CkptEntry;
 
 Ckpt      ckpt_open(const char *dir);
@@ -188,6 +194,8 @@ Tensor    ckpt_opt_shape(Ckpt ck, const char *name, int ndim, const int *dim);
 #define   ckpt_get(ck, name, ...) ckpt_get_shape(ck, name, SHAPE(__VA_ARGS__))
 #define   ckpt_opt(ck, name, ...) ckpt_opt_shape(ck, name, SHAPE(__VA_ARGS__))
 #define   SHAPE(...) (int)(sizeof (int[]){__VA_ARGS__} / sizeof(int)), (int[]){__VA_ARGS__}
+/* A matrix to multiply with, [n, k]: as ckpt_get, or Q8 or Q4 if the file is of `mm quantize`. */
+Tensor    ckpt_matrix(Ckpt ck, const char *name, int n, int k, MatrixUse use);
 /* One element as float: logit_scale and the like, shape [] or [1]. */
 float     ckpt_scalar(Ckpt ck, const char *name);
 /* Marks tensors as known but not used: exact names after the prefix, or with one '*' in them. */
@@ -199,6 +207,20 @@ CkptEntry ckpt_entry(Ckpt ck, int i);        /* in the order of the files */
 uint64_t  ckpt_bytes(Ckpt ck);               /* all tensor data */
 /* A safetensors file in memory, checked by the same rules; what the fuzzer and the tests call. */
 Ckpt      ckpt_parse(const char *name, const uint8_t *bytes, size_t n);
+
+/* === Quantising (quant.c) ======================================================================
+ *
+ * From F32, F16 or BF16 to Q8 or Q4: see quant.c. */
+
+/* From now on matrices are quantised as they are loaded: Q8, Q4; OTHER: not. */
+void   quant_at_load(DType type);
+/* What a matrix becomes when a model is quantised to `type`; OTHER: it stays. */
+DType  quant_type(DType type, MatrixUse use, int n, int k);
+/* The matrix in memory that stays; t itself if nothing is to be done. */
+Tensor quant_matrix(Tensor t, MatrixUse use);
+/* Rows of blocks first .. first+n-1 of t into `to`, on all threads. Dies with EXIT_FILE if a weight
+ * is not finite. */
+void   quant_encode_rows(uint8_t *to, DType type, Tensor t, int first, int n);
 
 /* === Trace (trace.c) ===========================================================================
  *
@@ -330,6 +352,9 @@ typedef struct {                             /* down(act(up x)), or down(act(gat
  * as F16 or BF16 are converted once, into keep. */
 Tensor vector_load(Ckpt ck, const char *name, int n);        /* dies if it is not there */
 Linear linear_load(Ckpt ck, const char *name, int n_out, int n_in);  /* .weight, .bias if there */
+/* The weights alone, under their full name; Q8 or Q4 if the file, or --quant, has them so.
+ * Embeddings that are the output matrix, too, are a HEAD_MATRIX. */
+Tensor matrix_load(Ckpt ck, const char *name, int n_out, int n_in, MatrixUse use);
 Norm   norm_load(Ckpt ck, const char *name, int d, float eps);       /* weight/bias or gamma/beta */
 Conv   conv_load(Ckpt ck, const char *name, int c_out, int c_in, int k, int stride, int pad);
 /* The same for a ConvTranspose2d: .transposed is set, extra is 0. */

@@ -113,8 +113,8 @@ extern const float WINO_B[6][6], WINO_G[6][3], WINO_A[4][6];
 
 /* === Quantised matrices (quant_ref.c: what the numbers mean) ================================== */
 
-/* 8 rows by 32 columns. A matrix [n, k] is [ceil(n/8)][ceil(k/32)] blocks. Rows from n on have scale
- * 0, columns from k on anything: they meet activations that are 0. */
+/* 8 rows by 32 columns. A matrix [n, k] is [ceil(n/8)][ceil(k/32)] blocks. Rows from n on have a
+ * scale of 0, columns from k on anything: they meet activations that are 0. */
 enum { Q_ROWS = 8, Q_COLS = 32 };
 typedef struct {
     uint16_t scale[Q_ROWS];          /* f16 */
@@ -131,6 +131,9 @@ extern const int8_t q4_values[16];   /* what 4 bits stand for, times scale */
 bool quant_encode(void *blocks, DType type, const float *w, int n, int k);
 /* Row r of a matrix as f32. */
 void quant_decode(float *y, const void *W, DType type, int r, int k);
+
+/* Rows first .. first+n-1 of a matrix, as a matrix of its own; exact. */
+void quant_copy(void *to, const void *W, DType type, int first, int n, int k);
 
 /* m <= mr rows of activations as 8-bit numbers, in blocks of 32 columns: for each block
  * q[8][mr][4] as above, scale[mr] (f32), start[mr] (int32: -128 times the sum of q). */
@@ -183,8 +186,8 @@ typedef struct {
     void (*pack_bf16)(uint16_t *P, const uint16_t *W, int ldw, int nr, int k);
 
     /* Quantised matrices, by type - Q8. Each element is the sum over the blocks of k, in order, of
-     * (float)(integer sum of the block) * (weight's scale * activation's scale), each time one fused
-     * multiply-add: the same bits at every level. W and R begin at the first block wanted. */
+     * (float)(integer sum of the block) * (weight's scale * activation's scale), each time one
+     * fused multiply-add: the same bits at every level. W and R begin at the first block wanted. */
     /* m rows of A -> R, mr interleaved; rows from m on are zero */
     void (*q_round)(void *R, const float *A, int lda, int m, int mr, int k);
     /* few rows: C[i][j], i < m, j < n; R: m times rounded with mr = 1 */

@@ -79,7 +79,8 @@ static void round_avx2(void *R, const float *A, int lda, int m, int mr, int k)
             UNROLL
             for (int t = 0; t < 4; t++) {
                 v[t] = k - p > 8 * t ? part_f32(x + 8 * t, k - p - 8 * t) : _mm256_setzero_ps();
-                most = _mm256_max_epi32(most, _mm256_and_si256(_mm256_castps_si256(v[t]), not_sign));
+                __m256i abs = _mm256_and_si256(_mm256_castps_si256(v[t]), not_sign);
+                most = _mm256_max_epi32(most, abs);
             }
             int bits = max_of(most);
             float max, s = 0;
@@ -151,8 +152,8 @@ INLINE __m256i block_q4(const BlockQ4 *b, const char *r)
 }
 
 /* One row of activations by S rows of blocks, `apart` of them from each other: so that the memory
- * delivers S long streams, whose prefetchers run ahead of the multipliers and over the ends of pages
- * together. The last block of all stores n columns. */
+ * delivers S long streams, whose prefetchers run ahead of the multipliers and over the ends of
+ * pages together. The last block of all stores n columns. */
 #define FEW(name, Block)                                                                         \
     INLINE void few_row_##name(float *C, const char *R, const Block *W, int apart, int n,        \
                                int n_blocks, const int S)                                        \

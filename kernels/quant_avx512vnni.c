@@ -112,9 +112,9 @@ INLINE __m256 scales8(const uint16_t *h)
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)h));
 }
 
-/* M rows of activations by S rows of blocks, `apart` rows of blocks from each other: so that the memory
- * delivers S long streams, whose prefetchers run ahead of the multipliers and over the ends of pages
- * together. One stream alone comes two thirds as fast. The last block of all stores n columns. */
+/* M rows of activations by S rows of blocks, each `apart` of them behind the one before: so that
+ * the memory delivers S long streams, whose prefetchers run ahead of the multipliers and over the
+ * ends of pages together. One alone comes two thirds as fast. n columns are left to store. */
 #define FEW(name, Block)                                                                         \
     INLINE void few_rows_##name(float *C, int ldc, const char *R, size_t r_row, const Block *W,  \
                                 int apart, int n, int n_blocks, const int M, const int S)        \
@@ -141,7 +141,8 @@ INLINE __m256 scales8(const uint16_t *h)
                     UNROLL                                                                       \
                     for (int g = 0; g < 8; g++)                                                  \
                         s = M == 1 ? dot8_register(s, u[g], a[g]) : dot8(s, u[g], r + 4 * g);    \
-                    __m256 both = _mm256_mul_ps(scale, _mm256_set1_ps(*(const float *)(r + Q_COLS)));  \
+                    __m256 both = _mm256_set1_ps(*(const float *)(r + Q_COLS));                  \
+                    both = _mm256_mul_ps(scale, both);                                           \
                     sum[i][t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(s), both, sum[i][t]);         \
                 }                                                                                \
             }                                                                                    \

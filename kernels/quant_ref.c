@@ -57,7 +57,7 @@ static uint16_t scale_of(float s)
 static float largest(const float *w)
 {
     float most = 0;
-    for (int c = 0; c < Q_COLS; c++) most = fmaxf(most, fabsf(w[c]));
+    for (int c = 0; c < Q_COLS; c++) most = fabsf(w[c]) > most ? fabsf(w[c]) : most;
     return most;
 }
 
@@ -80,55 +80,71 @@ static void encode_q8(BlockQ8 *b, int r, const float *w)
 
 /* The nearest of q4_values for x from -64 to 64, by the whole part of 2 (x + 64): the borders, half
  * way between two values, are multiples of 1/2. */
-static void nearest_values(uint8_t near[257])
+typedef struct { float value[257]; uint8_t index[257]; } Nearest;
+
+static Nearest nearest_values(void)
 {
+    Nearest near;
     for (int h = 0, i = 0; h <= 256; h++) {
         while (i < 15 && h - 128 >= q4_values[i] + q4_values[i + 1]) i++;
-        near[h] = (uint8_t)i;
+        near.index[h] = (uint8_t)i;
+        near.value[h] = q4_values[i];
     }
+    return near;
 }
 
-/* With the scale 1/inverse: picks the values, and gives back the scale that suits these best, in
- * the sense of least squares, and how much of sum w^2 it explains. */
-static float fit(uint8_t q[Q_COLS], float *gain, const float *w, float inverse,
-                 const uint8_t near[257])
+static int half_steps(float w, float inverse)
 {
-    float wv = 0, vv = 0;
-    for (int c = 0; c < Q_COLS; c++) {
-        float x = fminf(fmaxf(w[c] * inverse, -64), 64);
-        q[c] = near[(int)(2 * x + 128)];
-        float v = q4_values[q[c]];
-        wv += w[c] * v;
-        vv += v * v;
-    }
-    *gain = wv * wv / vv;
-    return wv / vv;
+    float h = w * inverse * 2 + 128;
+    return (int)(h < 0 ? 0 : h > 256 ? 256 : h);
+}
+
+/* With the scale 1/inverse: gives back the scale that suits the values then nearest best, in the
+ * sense of least squares, and how much of sum w^2 it explains. */
+static float fit(float *gain, const float *w, float inverse, const Nearest *near)
+{
+    float wv[4] = { 0 }, vv[4] = { 0 };
+    for (int c = 0; c < Q_COLS; c += 4)
+        for (int t = 0; t < 4; t++) {
+            float v = near->value[half_steps(w[c + t], inverse)];
+            wv[t] += w[c + t] * v;
+            vv[t] += v * v;
+        }
+    float a = wv[0] + wv[1] + wv[2] + wv[3], b = vv[0] + vv[1] + vv[2] + vv[3];
+    *gain = a * a / b;
+    return a / b;
 }
 
 /* Which scale is best is found by trying: the largest weight on either side, from well inside the
- * values to beyond them, where it is cut. */
-static void encode_q4(BlockQ4 *b, int r, const float *w)
+ * values to beyond them, where it is cut. First in larger steps, then beside the best. */
+static float best_scale(const float *w, const Nearest *near)
 {
-    enum { TRIES = 16 };
-    uint8_t near[257], q[Q_COLS] = { 0 };
-    float most = largest(w), best = 0, scale = 0;
-    nearest_values(near);
-    for (int t = 0; most >= 0x1p-100f && t < 2 * TRIES; t++) {
-        float gain, top = 44.0f + 2.0f * (float)(t / 2);
-        float s = fit(q, &gain, w, (t % 2 ? top : -top) / most, near);
-        if (gain <= best) continue;
-        best = gain;
-        scale = s;
+    float most = largest(w), best = 0, scale = 0, at = 0, gain;
+    if (most < 0x1p-100f) return 0;
+    for (int t = 0; t < 16; t++) {
+        float top = (t % 2 ? 4.0f : -4.0f) * (float)(11 + t / 2);           /* 44 .. 72 */
+        float s = fit(&gain, w, top / most, near);
+        if (gain > best) best = gain, scale = s, at = top;
     }
-    b->scale[r] = scale_of(scale);
-    scale = f16_to_f32(b->scale[r]);
-    if (scale != 0) fit(q, &best, w, 1 / scale, near);
+    for (int t = -1; t <= 1; t += 2) {
+        float s = fit(&gain, w, (at + (float)(2 * t)) / most, near);
+        if (gain > best) best = gain, scale = s;
+    }
+    return scale;
+}
+
+static void encode_q4(BlockQ4 *b, int r, const float *w, const Nearest *near)
+{
+    b->scale[r] = scale_of(best_scale(w, near));
+    float scale = f16_to_f32(b->scale[r]), inverse = scale != 0 ? 1 / scale : 0;
     for (int c = 0; c < 16; c++)
-        b->q[c / 4][r][c % 4] = (uint8_t)(scale != 0 ? q[c] | q[c + 16] << 4 : 0);
+        b->q[c / 4][r][c % 4] = (uint8_t)(near->index[half_steps(w[c], inverse)] |
+                                          near->index[half_steps(w[c + 16], inverse)] << 4);
 }
 
 bool quant_encode(void *blocks, DType type, const float *w, int n, int k)
 {
+    Nearest near = nearest_values();
     memset(blocks, 0, quant_bytes(type, 1, k));
     for (int r = 0; r < n; r++)
         for (int p = 0; p < k; p += Q_COLS) {
@@ -137,7 +153,7 @@ bool quant_encode(void *blocks, DType type, const float *w, int n, int k)
             for (int c = 0; c < Q_COLS; c++)
                 if (!isfinite(x[c])) return false;
             if (type == Q8) encode_q8((BlockQ8 *)blocks + p / Q_COLS, r, x);
-            else            encode_q4((BlockQ4 *)blocks + p / Q_COLS, r, x);
+            else            encode_q4((BlockQ4 *)blocks + p / Q_COLS, r, x, &near);
         }
     return true;
 }
@@ -173,6 +189,21 @@ void quant_decode(float *y, const void *W, DType type, int r, int k)
         float scale = row_of(q, block, type, r % Q_ROWS);
         for (int c = 0; c < Q_COLS && p + c < k; c++) y[p + c] = scale * q[c];
     }
+}
+
+void quant_copy(void *to, const void *W, DType type, int first, int n, int k)
+{
+    size_t size = quant_bytes(type, 1, 1), row = quant_bytes(type, 1, k);
+    memset(to, 0, quant_bytes(type, n, k));
+    for (int i = 0; i < n; i++)
+        for (size_t b = 0; b < row; b += size) {
+            int r = (first + i) % Q_ROWS, s = i % Q_ROWS;
+            const char *x = (const char *)W + (size_t)((first + i) / Q_ROWS) * row + b;
+            char *y = (char *)to + (size_t)(i / Q_ROWS) * row + b;
+            memcpy(y + 2 * s, x + 2 * r, 2);                     /* the scale; then, in both, */
+            for (size_t g = 16; g < size; g += 32)               /* 4 bytes of each row */
+                memcpy(y + g + 4 * s, x + g + 4 * r, 4);
+        }
 }
 
 /* === Products ================================================================================= */

@@ -55,7 +55,7 @@ run --help; expect "--help" 0 quiet out="mm caption"
 [ "$(wc -l <"$T/out")" -le 24 ] && good || bad "--help has more than 24 lines"
 is "--help fits 80 columns" "$(awk 'length($0) > 80' "$T/out")" ""
 is "--help leads with an example" "$(sed -n 3p "$T/out" | cut -c1-12)" "  mm caption"
-for c in caption vqa chat complete embed classify info ls preprocess tokenize convert bench; do
+for c in caption vqa chat complete embed classify info ls preprocess tokenize convert quantize bench; do
     run $c -h; expect "$c -h" 0 quiet
     [ "$(wc -l <"$T/out")" -le 24 ] && good || bad "$c -h has more than 24 lines"
     is "$c -h fits 80 columns" "$(awk 'length($0) > 80' "$T/out")" ""
@@ -67,7 +67,7 @@ run caption --help-all; expect "--help-all" 0 out=--retry-errors out=--logprobs
 run help embed; expect "help CMD" 0 out=--vec
 run help man; expect "help man" 0 out=.SH
 [ -f mm.1 ] && same "mm.1 is what help man prints" "$T/out" mm.1
-for s in INPUTS RECORDS "ERROR CODES" "OUTPUT FILES" PICTURES MODELS CONVERTING DETERMINISM "EXIT STATUS" ENVIRONMENT; do
+for s in INPUTS RECORDS "ERROR CODES" "OUTPUT FILES" PICTURES MODELS CONVERTING QUANTISING DETERMINISM "EXIT STATUS" ENVIRONMENT; do
     grep -qx ".SH $s" "$T/out" && good || bad "the manual has no section $s"
 done
 run caption --help-all; expect "keys and columns" 0 out="Keys of --in jsonl: id, image or image_b64, seed, prompt, max_tokens" \
@@ -664,6 +664,28 @@ expect "convert, ulimit -f" 7 err="w.safetensors"
 is "what failed leaves nothing" "$(find "$T" -maxdepth 1 -name 'w' -o -name 'w.*')" ""
 mkdir "$T/bin" && cp $M/bert-mean/config.json "$T/bin/" && cp $D/types.bin "$T/bin/pytorch_model.bin"
 run embed -m "$T/bin" a; expect "a model to be converted" 4 err='run `mm convert`'
+
+# --- quantize --------------------------------------------------------------------------------------
+run quantize $M/bert-mean "$T/q8"; expect "quantize" 0 quiet lines=1 out="tensors quantised"
+same "other files come along, too" $M/bert-mean/config.json "$T/q8/config.json"
+run info "$T/q8"; expect "info of it" 0 quiet out="Q8"
+run embed -m "$T/q8" "a cat"; expect "its vectors" 0 quiet lines=1; cp "$T/out" "$T/file"
+run embed --quant q8 -m $M/bert-mean "a cat"; expect "--quant" 0 quiet
+same "--quant gives what the file gives" "$T/out" "$T/file"
+run embed -m $M/bert-mean "a cat"
+[ "$(cat "$T/out")" != "$(cat "$T/file")" ] && good || bad "--quant changes nothing"
+paste -d ' ' "$T/out" "$T/file" | awk '{ n = NF / 2; for (i = 1; i <= n; i++) { d += $i * $(i + n); x += $i * $i
+    y += $(i + n) * $(i + n) } exit !(n > 4 && d / sqrt(x * y) > 0.99) }' && good || bad "--quant q8 is another vector"
+run quantize --json --quant q4 $M/bert-mean "$T/q4"
+expect "quantize to 4 bits" 0 quiet lines=1 out~'"quantized":[1-9][0-9]*,"bytes_in":'
+run quantize $M/bert-mean "$T/q8"; expect "quantize writes nothing over" 7 err="is there already"
+run quantize "$T/q8" "$T/q9"; expect "quantize twice" 3 err="is quantised already"
+run quantize builtin:clip "$T/q9"; expect "quantize a model in the program" 3
+run quantize $M/bert-mean; expect "quantize without OUT" 2 err="what to make of it"
+run quantize --quant none $M/bert-mean "$T/q9"; expect "quantize to nothing" 2 err="expected q8 or q4"
+(ulimit -f 1; "$MM" quantize $M/bert-mean "$T/q9") 2>"$T/err" >"$T/out"; code=$?
+expect "quantize, ulimit -f" 7 err="q9"
+is "what failed leaves nothing there" "$(find "$T" -maxdepth 1 -name 'q9*')" ""
 
 # --- Hostile names, records and files ---------------------------------------------------------------
 # A tensor whose type is no type, put behind the others; it is one that BERT's loader ignores.

@@ -154,6 +154,11 @@ static void accepted(const char *what, void (*loader)(void))
     "\"" name "\":{\"dtype\":\"" dtype "\",\"shape\":" shape \
     ",\"data_offsets\":[" #begin "," #end "]}"
 
+#define BLOCKS(name, what) \
+    "\"__metadata__\":{\"mm.blocks\":\"1\",\"" name "\":\"" what "\"},"
+
+#define ONE_BLOCK T("w", "U8", "[1,1,272]", 0, 272)
+
 /* Each is the header of a model.safetensors with n_data bytes of data. */
 static const struct { const char *what, *header; size_t n_data; const char *needles; } bad[] = {
     { "overlap", "{" W "," T("v", "F32", "[2]", 20, 28) "}", 28,
@@ -231,6 +236,27 @@ static const struct { const char *what, *header; size_t n_data; const char *need
     { "zero byte in a name", "{" T("__metadata__\\u0000", "U8", "[1]", 0, 1) "}", 1, "zero byte" },
     { "header begins with a space", " {" W "}", 24, "does not begin with '{'" },
     { "header is an array", "[]", 0, "does not begin with '{'" },
+    /* matrices in blocks */
+    { "blocks of another version", "{\"__metadata__\":{\"mm.blocks\":\"2\"}," W "}", 24,
+      "__metadata__.mm.blocks is 2, expected 1|another version of mm" },
+    { "blocks of no tensor", "{" BLOCKS("v", "Q8 [8, 32]") ONE_BLOCK "}", 272,
+      "__metadata__.v is no tensor of this file" },
+    { "blocks of no type", "{" BLOCKS("w", "Q5 [8, 32]") ONE_BLOCK "}", 272,
+      "__metadata__.w is Q5 [8, 32], expected such as Q8" },
+    { "blocks and more", "{" BLOCKS("w", "Q8 [8, 32] ") ONE_BLOCK "}", 272,
+      "is Q8 [8, 32] , expected such as" },
+    { "blocks of no rows", "{" BLOCKS("w", "Q8 [0, 32]") ONE_BLOCK "}", 272,
+      "is Q8 [0, 32], expected such as" },
+    { "blocks of too many rows",
+      "{" BLOCKS("w", "Q8 [4294967304, 32]") ONE_BLOCK "}", 272,
+      "expected such as Q8" },
+    { "blocks that are too few", "{" BLOCKS("w", "Q8 [9, 32]") ONE_BLOCK "}", 272,
+      "w is Q8 [9, 32], which is U8 [2, 1, 272], but the tensor is U8 [1, 1, 272]" },
+    { "blocks of the other type", "{" BLOCKS("w", "Q4 [8, 32]") ONE_BLOCK "}", 272,
+      "which is U8 [1, 1, 144], but the tensor is U8 [1, 1, 272]" },
+    { "blocks that are no bytes",
+      "{" BLOCKS("w", "Q8 [8, 32]") T("w", "F16", "[1,1,136]", 0, 272) "}", 272,
+      "which is U8 [1, 1, 272], but the tensor is F16 [1, 1, 136]" },
     { "header is half an object", "{" W, 24, "header|not valid JSON|found the end of the text" },
     { "header goes on", "{" W "}{}", 24, "found '{', expected the end of the text" },
     { "header ends with a newline", "{" W "} \n", 24, "is 0x0a, expected spaces only" },
@@ -254,6 +280,24 @@ static void bad_headers(void)
                             long_name);
     write_model("model.safetensors", header, 1);
     refused("a name of 1025 bytes", open_only, "has a name of 1025 bytes, expected at most 1024");
+}
+
+/* A matrix in blocks is taken where one is asked for, at an odd address too, of its size only. */
+static void load_matrix(void)
+{
+    Tensor t = ckpt_matrix(ckpt_open(dir), "w", 9, 33, LAYER_MATRIX);
+    if (t.dtype != Q4 || n_rows(t) != 9 || n_cols(t) != 33 || (uintptr_t)t.data % 2) _exit(9);
+}
+
+static void blocks(void)
+{
+    write_model("model.safetensors", "{" BLOCKS("w", "Q4 [9, 33]") T("x", "U8", "[1]", 0, 1) ","
+                T("w", "U8", "[2,2,144]", 1, 577) "}", 577);
+    accepted("a matrix in blocks", load_matrix);
+    write_model("model.safetensors", "{" BLOCKS("w", "Q4 [10, 33]")
+                T("w", "U8", "[2,2,144]", 0, 576) "}", 576);
+    refused("a matrix in blocks of another size", load_matrix,
+            "tensor w is Q4 [10, 33], expected [9, 33]|config.json says so");
 }
 
 /* Files that are something else, or damaged before the header. */
@@ -445,6 +489,9 @@ static const struct { const char *what, *header; size_t n_data; const char *need
       "is BOOL [2, 3], expected F32, F16 or BF16" },
     { "a type of the future", "{" T("w", "Q3_K", "[2,3]", 0, 6) "}", 6,
       "is Q3_K [2, 3], expected F32" },
+    { "a matrix in blocks where none may be",
+      "{" BLOCKS("w", "Q8 [2, 3]") ONE_BLOCK "}", 272,
+      "tensor w is quantised (Q8 [2, 3]), expected F32, F16 or BF16|quantize the model again" },
     { "optional bias of another shape", "{" W "," T("b", "F32", "[3]", 24, 36) "}", 36,
       "tensor b is F32 [3], expected [2]" },
     { "one tensor too many", "{" W "," T("v", "F32", "[1]", 24, 28) "}", 28,
@@ -769,6 +816,7 @@ int main(void)
     snprintf(dir, sizeof dir, "%.250s", real);
     free(real);
     bad_headers();
+    blocks();
     bad_files();
     bad_directories();
     shards();

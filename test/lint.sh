@@ -30,11 +30,11 @@ includes '(\.\./)?types\.h' $(there tensor.h kernels/kernels.h) >"$tmp"
 check "tensor.h and kernels.h include types.h only"
 includes 'tensor\.h|tokenizer/tokenizer\.h' mm.h >"$tmp"; check "mm.h stands on the ground and tokenizers"
 includes 'tensor\.h|threads\.h' $ground >"$tmp"; check "the ground includes nothing above it"
-includes 'tensor\.h|kernels/kernels\.h' $(there nn.c) >"$tmp"; check "nn.c stands on ground and kernels"
+includes 'tensor\.h|kernels/kernels\.h' $(there nn.c quant.c) >"$tmp"; check "nn.c stands on ground and kernels"
 includes '[a-z0-9_]+\.h' $(there kernels/*.c) >"$tmp"; check "kernels include headers of their folder"
 includes '\.\./tensor\.h|[a-z_0-9]+\.h' $(there tokenizer/*.c) >"$tmp"; check "tokenizers stand on tensor.h"
 includes 'mm\.h' $(there bert.c vit.c clip.c blip.c llama.c vlm.c sample.c random.c) >"$tmp"; check "model files include mm.h alone"
-grep -l '"kernels/kernels.h"' $(there *.c) | grep -vxE 'nn.c|resize.c|preprocess.c|mm.c|machine.c|info.c|bench.c' >"$tmp"
+grep -l '"kernels/kernels.h"' $(there *.c) | grep -vxE 'nn.c|quant.c|resize.c|preprocess.c|mm.c|machine.c|info.c|bench.c' >"$tmp"
 check "layers and pictures use the kernels (mm.c and info.c choose and name the level, bench.c times them)"
 
 for f in $written; do

@@ -1,4 +1,5 @@
-/* quant.c -- quantised matrices: the format, and every kernel of every level against its definition.
+/* quant.c -- quantised matrices: the format, and every kernel of every level against their
+ * definition.
  *
  *   test/quant [--isa LEVEL] [--cases N] [--seed S]      all levels of this CPU, or one
  *
@@ -48,7 +49,7 @@ static void *random_blocks(DType type, int n, int k)
 }
 
 /* The squared error with the scale that puts the largest weight on -64, one of those that are
- * tried. Theirs are told apart in floats (2^-17 of all squares is more than their rounding), and the
+ * tried. Theirs are told apart in floats (2^-17 of all squares is more than their rounding); the
  * best is then rounded to an f16, which adds squares of 2^-12, or 2^-25 among the subnormals. */
 static double plain_error(const float *w, double *all)
 {
@@ -432,7 +433,8 @@ int main(int argc, char **argv)
     for (int i = 1; i < argc; i++) {
         if (i + 1 < argc && !strcmp(argv[i], "--isa")) isa = argv[++i];
         else if (i + 1 < argc && !strcmp(argv[i], "--cases")) n_cases = atoi(argv[++i]);
-        else if (i + 1 < argc && !strcmp(argv[i], "--seed")) only_seed = strtoull(argv[++i], NULL, 10);
+        else if (i + 1 < argc && !strcmp(argv[i], "--seed"))
+            only_seed = strtoull(argv[++i], NULL, 10);
         else {
             fprintf(stderr, "usage: quant [--isa LEVEL] [--cases N] [--seed S]\n");
             return 2;
