@@ -498,6 +498,7 @@ static bool op_object(Pickle *p, int op)
 Value *pickle_read(Pickle *p)
 {
     Machine *m = p->machine = memset(scratch_bytes(sizeof *m), 0, sizeof *m);
+    m->stack = grow(m, NULL, 0, &m->room, sizeof *m->stack);     /* there even while it is empty */
     for (;;) {
         m->op = p->at;
         int op = *pickle_bytes(p, 1);

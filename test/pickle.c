@@ -486,6 +486,7 @@ static void test_structure(void)
         C("a line without an end", "I12", "a line has no end"),
         C("a class named by numbers", "\x80\4K\1K\2\x93.", "is no text"),
         C("a tensor alone", "\x80\2N.", "neither dictionary nor tensor"),
+        C("a tuple of an empty stack", "(t.", "neither dictionary nor tensor"),
         C("an empty dictionary", "\x80\2}.", "has no tensors"),
         C("bytes behind its end", "\x80\2}..", "goes on after its end"),
         C("a storage that is no tuple", "\x80\2NQ.", "stands for a storage"),
