@@ -251,6 +251,60 @@ static void test_attention(int n_items, int n, int n_heads, int n_kv_heads, int 
     scratch_reset(mark);
 }
 
+/* Pair i of each head of row t, turned by its angle, as the formula has it; then times scale[t]. */
+static void naive_turn(Tensor x, int n_tok, int head_dim, const Rope *r, const float *scale)
+{
+    int n_pairs = n_cols(r->cos), d = n_cols(x);
+    for (int i = 0; i < n_rows(x); i++)
+        for (int h = 0; h < d; h += head_dim)
+            for (int c = 0; c < n_pairs; c++) {
+                float *a = f32(x) + i * d + h + c, *b = a + n_pairs;
+                double co = f32(r->cos)[i % n_tok * n_pairs + c];
+                double si = f32(r->sin)[i % n_tok * n_pairs + c], u = *a, v = *b;
+                *a = (float)(u * co - v * si);
+                *b = (float)(v * co + u * si);
+            }
+    for (int i = 0; scale && i < n_rows(x) * d; i++) f32(x)[i] *= scale[i / d % n_tok];
+}
+
+/* Attention with turned queries and keys, some or all numbers of a head, at once and through a
+ * cache of either type. */
+static void test_rope(int n_items, int n, int n_heads, int n_kv_heads, int head_dim, int n_pairs)
+{
+    size_t mark = scratch_mark();
+    int d = 21, d_kv = n_kv_heads * head_dim;
+    Attn a = random_attn(d, d, n_heads, n_kv_heads, head_dim);
+    Rope r = { .cos = scratch(n, n_pairs), .sin = scratch(n, n_pairs),
+               .q_scale = filled(scratch(1, n)) };
+    for (int i = 0; i < n * n_pairs; i++) {
+        f32(r.cos)[i] = cosf(0.3f * (float)i);
+        f32(r.sin)[i] = sinf(0.3f * (float)i);
+    }
+    Tensor x = filled(scratch3(n_items, n, d)), out = scratch_like(x, d), want = scratch_like(x, d);
+    Tensor q = scratch_like(x, n_heads * head_dim), heads = scratch_like(x, n_heads * head_dim);
+    Tensor k = scratch_like(x, d_kv), v = scratch_like(x, d_kv);
+    linear(q, x, &a.q);
+    linear(k, x, &a.k);
+    linear(v, x, &a.v);
+    naive_turn(q, n, head_dim, &r, f32(r.q_scale));
+    naive_turn(k, n, head_dim, &r, NULL);
+    attend(heads, q, k, v, &a, (Tensor){ 0 }, true);
+    linear(want, heads, &a.o);
+    attention(out, x, &a, (AttnArgs){ .causal = true, .rope = r });
+    near(out, as_double(want), 200, "attention with rope");
+    KvCache c = kv_cache_scratch(n_items, n + 2, d_kv);
+    attention(out, x, &a, (AttnArgs){ .causal = true, .rope = r, .cache = &c });
+    near(out, as_double(want), 200, "attention with rope and a cache");
+    c.k.dtype = c.v.dtype = F16;
+    c.len = 0;
+    attention(out, x, &a, (AttnArgs){ .causal = true, .rope = r, .cache = &c });
+    double worst = 0;
+    for (size_t i = 0; i < n_elem(out); i++)
+        worst = fmax(worst, fabs(f32(out)[i] - f32(want)[i]));
+    check(worst < 0.05 && worst > 0, "keys and values in f16: 11 bits of each");
+    scratch_reset(mark);
+}
+
 static void test_memory(int n_items, int n, int n_kv)
 {
     size_t mark = scratch_mark();
@@ -450,6 +504,8 @@ static void test_layers(void)
     test_attention(1, 9, 3, 3, 7);
     test_attention(3, 11, 4, 2, 5);
     test_attention(2, 70, 2, 1, 16);
+    test_rope(1, 9, 3, 3, 8, 4);
+    test_rope(3, 11, 4, 2, 10, 3);
     test_memory(1, 1, 37);
     test_memory(3, 1, 140);
     test_memory(2, 12, 9);
