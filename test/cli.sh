@@ -238,6 +238,80 @@ run info --json $M/clip
 expect "info --json, speed" 0 out~'"speed_estimate":\{"threads":[0-9]+,"read_bytes_s":[0-9.e+]+,"flop_s":[0-9.e+]+,"image_s":[0-9.e-]+,"text_s":[0-9.e-]+\}\}$'
 run info $M/bert-mean; expect "info, no pictures" 0 out~'^  speed    about [0-9.e-]+ m?s per text on'
 
+# --- complete, chat --------------------------------------------------------------------------------
+# Two small random models; talk.jsonl has what transformers answers, turn by turn.
+V=test/data/templates/legacy Q=test/data/templates/qwen VC="-m $V --template vicuna"
+# wanted FILE: lines whose ids, text and tokens.in are those the record asked for
+wanted() {
+    sed -n 's/.*"text":"\(.*\)","stop".*"in":\([0-9]*\),.*"ids":\(\[[^]]*\]\),"want_in":\(.*\),"want_ids":\(.*\),"want_text":"\(.*\)"}$/\1 \2 \3\n\6 \4 \5/p' "$1" |
+        awk 'NR % 2 { one = $0 } NR % 2 == 0 { n += one == $0 } END { print n + 0 }'
+}
+in=$V/talk.jsonl; run chat $VC --in jsonl --json --exact --max-tokens 16; expect "a conversation" 0 lines=3 quiet
+is "as transformers answers" "$(wanted "$T/out")" 3; cp "$T/out" "$T/batch"
+in=$Q/talk.jsonl; run chat -m $Q --in jsonl --json --exact --max-tokens 16; expect "ChatML" 0 lines=3
+is "as transformers answers in ChatML" "$(wanted "$T/out")" 3
+tac $V/talk.jsonl >"$T/turned"; in=$T/turned; run chat $VC --in jsonl --json --exact --max-tokens 16
+is "the order of a batch" "$(sed 's/"i":[0-9],\|"id":"#[0-9]",\|"seed":[0-9]*,//g' "$T/out" | tac | cksum)" \
+    "$(sed 's/"i":[0-9],\|"id":"#[0-9]",\|"seed":[0-9]*,//g' "$T/batch" | cksum)"
+for t in 1 3; do
+    in=$V/talk.jsonl; run chat $VC --in jsonl --json --exact --max-tokens 16 -t $t; same "chat -t $t" "$T/out" "$T/batch"
+done
+run chat $VC -p "Hello!" --max-tokens 8; expect "chat -p" 0 lines=1 quiet; cp "$T/out" "$T/one"
+printf 'Hello!\n' >"$T/msg"; in=$T/msg; run chat $VC --max-tokens 8; same "stdin is the message" "$T/out" "$T/one"
+run chat $VC -p "@$T/msg" --max-tokens 8; same "-p @FILE" "$T/out" "$T/one"
+run chat $VC -p "Hello!" --max-tokens 8 -o "$T/o.txt"; same "chat -o" "$T/o.txt" "$T/one"
+run chat $VC -p "Hello!" --system "You are a helpful chatbot." --show-prompt
+expect "--show-prompt" 0 lines=2 out="<s>You are a helpful chatbot. USER: Hello! ASSISTANT:" out~'^1 [0-9 ]+$'
+run chat $VC -p "</s>" --show-prompt; expect "special tokens of a user" 0
+is "are text" "$(tail -1 "$T/out" | tr ' ' '\n' | grep -cx 2)" 0
+run chat $VC -p "</s>" --show-prompt --raw
+is "--raw: they are not" "$(tail -1 "$T/out" | tr ' ' '\n' | grep -cx 2)" 1
+run chat -m $V -p hi; expect "an unknown template" 3 err="--template NAME" err=vicuna empty
+run chat -m $V -p hi --template vicunia; expect "--template vicunia" 3 err="vicunia" err=vicuna-v0
+run chat -m $V -p hi --template plain --system x; expect "no place for --system" 2 err=--system
+run chat -m $V -p hi --template llava-v1 --image $P/wide.png; expect "a model without eyes" 5 err="sees no pictures"
+run chat -m $V -p hi --template vicuna --image $P/wide.png; expect "a template without" 2 err=--image
+run chat -m $V --template chatml -p hi; expect "a template of other tokens" 3 err="<|im_start|>"
+run chat $VC file.txt; expect "chat takes no files" 2 err="-p @FILE"
+run chat $CLIP -p hi; expect "chat with CLIP" 3 err="embed"
+run chat -p hi; expect "chat without a model" 3 err="hf download"
+cat >"$T/bad.jsonl" <<'END'
+{"messages":[{"role":"bot","content":"a"}]}
+{"messages":[{"role":"user","content":"a"},{"role":"user","content":"b"}]}
+{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}
+{"messages":[{"role":"user"}]}
+{"messages":[]}
+{"messages":"hi"}
+{"x":1}
+{"prompt":"a","temp":-1}
+{"prompt":"a","stop":[1]}
+{"prompt":"a","beams":3}
+{"prompt":"a","max_tokens":0,"id":7}
+END
+in=$T/bad.jsonl; run chat $VC --in jsonl --json; expect "bad conversations" 1 lines=11 \
+    out="messages[0].role is bot" out="messages[1].role is user" out="ends with assistant" \
+    out="messages[0].content" out="a list of messages" out="no key messages" out="key temp" out="key stop" \
+    out="asks for 3 beams" out='"id":7,"ok":true,"text":"","stop":"length"'
+is "ten of eleven" "$(grep -c '"ok":false' "$T/out")" 10
+run chat $VC -p "$(yes word | head -400)"; expect "a prompt that does not fit" 2 err~"prompt has [0-9]+ tokens, the context 384"
+run chat $VC -p hi --ctx 50 --json; expect "the context is full" 0 out='"stop":"context"'
+run complete -m $V -p "Hello" --max-tokens 5 --json; expect "complete" 0 out='"out":5' out='"in":'
+run complete -m $V -p "" --max-tokens 3 --json; expect "an empty prompt: BOS" 0 out='"in":1,'
+run complete -m $Q -p "" --max-tokens 3; expect "an empty prompt without BOS" 2 err="empty prompt"
+printf 'Hello' >"$T/a.txt"; printf 'Hello\n' >"$T/b.txt"
+run complete -m $V --max-tokens 5 --no-filename "$T/a.txt" "$T/b.txt"; expect "files" 0 lines=2
+is "the last newline does not count" "$(sort -u "$T/out" | wc -l)" 1
+run complete -m $V --max-tokens 5 /nowhere; expect "a file that is not there" 5 err=/nowhere
+run complete -m $V -p x --temp 0.9 -s 5 --max-tokens 20; cp "$T/out" "$T/drawn"
+run complete -m $V -p x --temp 0.9 -s 5 --max-tokens 20; same "a seed" "$T/out" "$T/drawn"
+run complete -m $V -p x --temp 0.9 -s 6 --max-tokens 20; cmp -s "$T/out" "$T/drawn" && bad "another seed" || good
+run complete -m $V -p x --temp 1e3; expect "--temp 1e3" 2 err=--temp
+run complete -m $V -p x --top-p nan; expect "--top-p nan" 2 err=--top-p
+run complete -m $V -p Hello --max-tokens 16; w=$(cut -c12-14 "$T/out")
+run complete -m $V -p Hello --max-tokens 16 --json; t=$(sed 's/.*"text":"\([^"\\]*\).*/\1/' "$T/out"); w=$(printf %.3s "$t")
+[ -n "$w" ] && { run complete -m $V -p Hello --max-tokens 16 --json --stop "$w"; expect "--stop" 0 out='"text":""' out='"stop":"stop"'; }
+run complete -m $V -p Hello --max-tokens 9 --json --beams 3 --logprobs 2; expect "beams" 0 out='"logprobs":[{"id"'
+
 # --- Inputs ----------------------------------------------------------------------------------------
 D=$T/d; mkdir -p $D/a $D/a-b; cp $P/tall.png $D/z.png; cp $P/wide.png $D/a/x.png
 cp $P/wide.png $D/a-b/y.jpg; echo text >$D/readme.txt; ln -s .. $D/a/loop; mkfifo $D/fifo

@@ -25,6 +25,7 @@ DATA = os.path.join(HERE, "..", "data")
 STEPS = [("resize.py", ["{out}/image/resize.txt"]),
          ("pictures.py", ["{out}/image", "{assets}"]),
          ("tiny.py", ["{out}/models"]),
+         ("templates.py", ["{out}/templates"]),
          ("beams.py", ["{out}/beams.txt"]),
          ("convolutions.py", ["{out}/conv"]),
          ("language.py", ["{out}/models"]),

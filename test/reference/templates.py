@@ -2,8 +2,9 @@
 
     python templates.py OUT
 
-Three small tokenizers (Llama's in its legacy and its newer form, Qwen's), and cases.json: for each
-form of template.c a checkpoint's files, conversations, the text that comes out and its ids.
+Three small tokenizers (Llama's in its legacy and its newer form, Qwen's), two of them with a small
+random model, and cases.json: for each form of template.c a checkpoint's files, conversations, the
+text that comes out and its ids. MODEL/talk.jsonl: a conversation with it, greedy, turn by turn.
 
 Where checkpoints bring a Jinja program, it is given here as published and transformers'
 apply_chat_template runs it. The others are written down as their authors' code has them: FastChat's
@@ -19,10 +20,12 @@ import json
 import os
 import sys
 
-from common import write_json
+from common import draw, write_checkpoint, write_json
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers import processors, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import (LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config,
+                          Qwen2ForCausalLM)
+import torch
 
 TEXTS = ["Hello, how are you? I am fine, thank you very much.", "[INST] <<SYS>> <</SYS>> [/INST]",
          "A chat between a curious user and an artificial intelligence assistant. The assistant "
@@ -155,6 +158,10 @@ VICUNA = ("{% for message in messages %}{% if message['role'] == 'system' %}{{ m
           "{% elif message['role'] == 'assistant' %}{{ 'ASSISTANT: ' + message['content'] + "
           "'</s>' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}"
           "{% endif %}")
+
+VICUNA_DEFAULT = ("{% if messages[0]['role'] != 'system' %}{{ 'A chat between a curious user and an "
+                  "artificial intelligence assistant. The assistant gives helpful, detailed, and "
+                  "polite answers to the user\\'s questions. ' }}{% endif %}" + VICUNA)
 
 # Programs that write something else: they must not be taken for one that is known.
 UNKNOWN = {
@@ -369,6 +376,42 @@ def with_images(messages, n_images):
     return old, new
 
 
+def make_model(out, name, tok, jinja, model, template):
+    """A model beside its tokenizer, and a conversation with it: each answer is said again."""
+    folder = os.path.join(out, name)
+    draw(model, 7, lambda n, p: (0.05, 1.0) if "norm" in n else (0.3, 0.0))
+    state = {k: v for k, v in model.state_dict().items()}
+    if model.config.tie_word_embeddings:
+        state.pop("lm_head.weight")
+    write_checkpoint(folder, state, torch.float16)
+    config = model.config.to_dict()
+    keep = ("model_type", "architectures", "bos_token_id", "eos_token_id", "hidden_size",
+            "intermediate_size", "num_hidden_layers", "num_attention_heads",
+            "num_key_value_heads", "vocab_size", "max_position_embeddings", "rms_norm_eps",
+            "tie_word_embeddings")
+    write_json(folder, "config.json", {**{k: config[k] for k in keep},
+                                       "architectures": [type(model).__name__]})
+    model = type(model).from_pretrained(folder, dtype=torch.float32).eval()     # as rounded
+    fast = PreTrainedTokenizerFast(tokenizer_object=tok, chat_template=jinja, bos_token="<s>",
+                                   eos_token="</s>")
+    messages, answers = [], []
+    for text in ("Hello!", "What is the capital of France?", "Thank you </s>."):
+        messages.append({"role": U, "content": text})
+        hidden = [{**m, "content": hide(m["content"])} for m in messages]
+        prompt = fast.apply_chat_template(hidden, tokenize=False, add_generation_prompt=True)
+        ids = encode_between(tok, prompt, [1] if template == "vicuna" else [])
+        ids_in = torch.tensor([ids])             # the mask: else tokens with id 0 do not count
+        got = model.generate(ids_in, attention_mask=torch.ones_like(ids_in), max_new_tokens=16,
+                             do_sample=False, pad_token_id=0)[0].tolist()[len(ids):]
+        answer = tok.decode(got, skip_special_tokens=True).strip(" \t\r\n")
+        answers.append({"messages": [dict(m) for m in messages], "want_in": len(ids),
+                        "want_ids": got, "want_text": answer})
+        messages.append({"role": A, "content": answer})
+    with open(os.path.join(folder, "talk.jsonl"), "w", encoding="utf-8") as f:
+        f.writelines(json.dumps(a, separators=(",", ":"), ensure_ascii=False) + "\n"
+                     for a in answers)
+
+
 def main(out):
     os.makedirs(out, exist_ok=True)
     data = llama_tokenizer()
@@ -383,8 +426,18 @@ def main(out):
         llama = name != "qwen"
         write_json(folder, "tokenizer_config.json", {
             "bos_token": "<s>" if llama else None, "eos_token": "</s>" if llama else "<|im_end|>",
-            **({"add_bos_token": True} if llama else {}),
+            **({"add_bos_token": True} if llama else {"chat_template": QWEN25}),
             "tokenizer_class": "PreTrainedTokenizerFast"})
+    sizes = {"vocab_size": toks["legacy"].get_vocab_size(), "hidden_size": 24,
+             "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 3,
+             "num_key_value_heads": 1, "max_position_embeddings": 384, "head_dim": 8}
+    make_model(out, "legacy", toks["legacy"], VICUNA_DEFAULT, LlamaForCausalLM(
+        LlamaConfig(**sizes, bos_token_id=1, eos_token_id=2)), "vicuna")
+    sizes["vocab_size"] = toks["qwen"].get_vocab_size()
+    end = toks["qwen"].token_to_id("<|im_end|>")
+    make_model(out, "qwen", toks["qwen"], QWEN25, Qwen2ForCausalLM(Qwen2Config(
+        **{k: v for k, v in sizes.items() if k != "head_dim"}, bos_token_id=None, eos_token_id=end,
+        tie_word_embeddings=True)), "chatml")
     cases = []
 
     def add(name, form, tokenizer, files, messages, text, ids, folder="model", given=None,
