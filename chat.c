@@ -37,17 +37,10 @@ enum { MAX_PICTURES = 16 };
 
 /* === Pictures ================================================================================= */
 
-/* How many rows of the language model a picture becomes. */
-static int picture_rows(const Chat *c)
-{
-    (void)c;
-    return 0;
-}
-
 /* The ids with each place of a picture, -1-k, filled with its rows. */
 static Ids with_rows(const Chat *c, Ids ids, const int *first_row)
 {
-    int n_rows = picture_rows(c), n = 0;
+    int n_rows = c->w.m->llava ? llava_n_tokens(c->w.m->llava) : 0, n = 0;
     for (int i = 0; i < ids.n; i++) n += ids.id[i] < 0 ? n_rows : 1;
     int *id = scratch_bytes(mul_size((size_t)n + 1, sizeof *id));
     n = 0;
@@ -62,7 +55,7 @@ static Ids with_rows(const Chat *c, Ids ids, const int *first_row)
 static int read_picture(const Chat *c, Image picture)
 {
     size_t mark = scratch_mark();
-    Tensor x = preprocess(picture, &c->w.m->pre);
+    Tensor x = llava_image(c->w.m->llava, preprocess(picture, &c->w.m->pre));
     int row = session_picture(c->w.session, x);
     scratch_reset(mark);
     return row;
