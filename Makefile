@@ -106,6 +106,7 @@ neon-test:
 	@qemu-aarch64 build-neon/test/kernels --cases 300
 	@qemu-aarch64 build-neon/test/attention --cases 200
 	@qemu-aarch64 build-neon/test/conv --cases 60
+	@qemu-aarch64 -cpu max build-neon/test/quant --isa neondot --cases 100
 
 # What mm says of a few scenes, with the small models in it. Where they are not, a small checkpoint
 # with random weights shows that all of it runs (and is what test/many.sh works with).

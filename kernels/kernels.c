@@ -90,7 +90,7 @@ static const Level LEVELS[] = {
     { "avx512bf16", has_avx512bf16, { gemm_avx512bf16 } },
 #elif defined(__aarch64__)
     { "neon", has_neon, { gemm_neon, vector_neon, attention_neon, conv_neon } },
-    { "neondot", has_dot, { NULL } },
+    { "neondot", has_dot, { quant_neondot } },
     { "neoni8mm", has_i8mm, { NULL } },
     { "neonbf16", has_armbf16, { NULL } },
 #endif

@@ -290,9 +290,7 @@ void vector_neon(Kernels *k);
 void quant_ref(Kernels *k);
 void quant_avx2(Kernels *k);
 void quant_avx512vnni(Kernels *k);
-void quant_neon(Kernels *k);
 void quant_neondot(Kernels *k);
-void quant_neoni8mm(Kernels *k);
 
 /* Conversions of single values, exact (f16 and bf16 to f32). */
 float f16_to_f32(uint16_t h);

@@ -177,7 +177,7 @@ static void test_round(int unused)
             for (int p = 32 * b; p < 32 * b + 32 && p < k && i < m; p++)
                 most = fmax(most, fabs(A[(size_t)i * lda + p]));
             for (int c = 0; c < 32; c++) {
-                int q = r[4 * (c / 4 * mr + i) + c % 4], p = 32 * b + c;
+                int q = (int8_t)r[4 * (c / 4 * mr + i) + c % 4], p = 32 * b + c;
                 double x = p < k && i < m ? A[(size_t)i * lda + p] : 0;
                 sum += q;
                 if (q < -127) fail_case("row %d: %d", i, q);
@@ -192,7 +192,7 @@ static void test_round(int unused)
 static double activation(const char *R, int p)
 {
     const char *r = R + (size_t)(p / 32) * rounded_block(1);
-    return (double)*(const float *)(r + 32) * r[p % 32];
+    return (double)*(const float *)(r + 32) * (int8_t)r[p % 32];
 }
 
 /* sum and sum of absolute terms, block by block. */
