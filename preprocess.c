@@ -1,7 +1,8 @@
 /* preprocess.c -- from a picture to the numbers a model takes, as its preprocessor_config.json
  * says.
  *
- *   [h, w, 3] u8 -> pad to a square -> resize -> centre crop -> * rescale_factor -> (x - mean) / std -> [h, w, 3] F32
+ *   [h, w, 3] u8 -> pad to a square -> resize -> centre crop
+ *                -> * rescale_factor -> (x - mean) / std -> [h, w, 3] F32
  *
  * The reference is transformers' PilBackend (5.23): the processors that run without torchvision and
  * to which published models were trained. Steps are switched by do_resize, do_center_crop,
