@@ -120,6 +120,7 @@ static int cmd_caption(Run *r)
     start_machine(r);
     r->in = input_open(r->name, &r->o, TAKES_PICTURES);
     model_weights(r, m);
+    if (m->llava) return ask_pictures(r, m, c.prompt);
     if (blip_kind(m->blip) == BLIP_VQA && !c.prompt && !records)
         usage_error(r->name, "%s answers questions: say -p QUESTION", quoted(r->model.label));
     if (blip_kind(m->blip) == BLIP_CAPTION && strcmp(r->name, "vqa") == 0)

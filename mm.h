@@ -131,6 +131,8 @@ typedef struct Stream Stream;
 /* write (may be NULL) gets each piece of text as soon as it is certain. Scratch. */
 Stream     *stream_new(const Tokenizer *t, const char *const *stop, int n_stop,
                        void (*write)(void *ctx, const char *text, size_t n), void *ctx);
+/* The text continues that of these n ids; before the first stream_put. */
+void        stream_follow(Stream *s, const int *id, int n);
 bool        stream_put(void *stream, int id);            /* false: a stop string is complete */
 const char *stream_end(Stream *s, size_t *n);            /* all of it, zero-terminated */
 bool        stream_stopped(const Stream *s);             /* by a stop string */

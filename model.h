@@ -89,5 +89,7 @@ void writer_item(Writer *w, const Item *item, const int *id, int n, Result *res)
 void writer_show(const Writer *w, const char *text, Ids ids, Result *res);
 
 int cmd_complete(Run *r), cmd_chat(Run *r);
+/* mm caption with a model that converses (ask.c); its weights must be loaded. Exit code. */
+int ask_pictures(Run *r, Model *m, const char *prompt);
 
 #endif

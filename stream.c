@@ -5,6 +5,8 @@
  *   still become one is held back; the rest is written at once
  *
  * Easy to get wrong:
+ *   - What a token says depends on what stands before it: the first word of a text has no blank in
+ *     front, the next one has.
  *   - A stop string may come in several tokens, begin in the middle of one, and end in the middle
  *     of another.
  *   - Of several that are complete the one that begins first counts. */
@@ -83,6 +85,15 @@ static void write_up_to(Stream *s, size_t end)
     if (s->write && end > s->n_written)
         s->write(s->ctx, s->text + s->n_written, end - s->n_written);
     s->n_written = end;
+}
+
+void stream_follow(Stream *s, const int *id, int n)
+{
+    for (int i = 0; i < n; i++) {
+        size_t mark = scratch_mark();
+        if (id[i] >= 0) tok_stream_put(&s->tok, id[i]);
+        scratch_reset(mark);
+    }
 }
 
 bool stream_put(void *stream, int id)

@@ -139,6 +139,7 @@ Written writer_write(Writer *w, Json record, const int *id, int n, GenOptions o,
     const char **stop = stop_strings(w, record, &n_stop);
     Flow f = { .trim = w->trim, .go_on = true, .piece = piece, .ctx = ctx };
     f.stream = stream_new(w->m->tok, stop, n_stop, flow_text, &f);
+    if (!w->trim) stream_follow(f.stream, id, n);
     o.put = o.beams > 1 ? NULL : flow_id;
     o.ctx = &f;
     Generated g = session_generate(w->session, id, n, o);
