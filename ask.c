@@ -71,7 +71,9 @@ int ask_pictures(Run *r, Model *m, const char *prompt)
     model_pictures(m);
     a->w.own_stop = template_stop(a->form);
     a->w.n_own_end = template_ends(a->form, m->tok, a->w.own_end);
-    writer_open(&a->w, r, m, -1, input_several(r->in));
+    writer_open(&a->w, r, m, 512, input_several(r->in));         /* 512: the authors' own */
+    if (a->w.standard.max_tokens >= 0) a->w.max_tokens = a->w.standard.max_tokens;
+    a->w.standard.temp = 0;                  /* captions are not drawn */
     r->ctx = a;
     return run_traced(r, ask_item);
 }

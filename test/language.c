@@ -250,6 +250,66 @@ static void stories(void)
     }
 }
 
+/* === Configurations that cannot be right ====================================================== */
+
+/* Loads test/data/models/NAME with `from` replaced by `to` in its config.json. It must die with
+ * this code, and with a message that has `says` in it. */
+static void dies(const char *name, const char *from, const char *to, int code, const char *says)
+{
+    size_t n;
+    const char *dir = keep_string("test/data/models/%s", name);
+    char *text = model_file(dir, "config.json", 1 << 20, &n), *at = strstr(text, from);
+    model = name;
+    if (!check(at, keep_string("config.json has %s", from))) return;
+    char *bad = keep_string("%.*s%s%s", (int)(at - text), text, to, at + strlen(from));
+    jmp_buf place;
+    int got = setjmp(place);
+    if (!got) {
+        die_landing = &place;
+        Json config = json_parse("config.json", bad, strlen(bad), 64, EXIT_FILE);
+        Ckpt ck = ckpt_open(dir);
+        if (strstr(name, "llava")) llava_load(ck, config);
+        else llama_load(ck, config);
+        ckpt_done(ck);
+    }
+    die_landing = NULL;
+    if (!check(got == code && strstr(item_error.msg, says), keep_string("%s -> %s", from, to)))
+        printf("    exit code %d, expected %d: %s\n", got, code, got ? item_error.msg : "(loaded)");
+}
+
+static void bad_configs(void)
+{
+    static const struct { const char *name, *from, *to; int code; const char *says; } BAD[] = {
+        { "llama", "\"hidden_size\": 42", "\"hidden_size\": 0", 4, "hidden_size" },
+        { "llama", "\"hidden_size\": 42", "\"hidden_size\": 1e12", 4, "hidden_size" },
+        { "llama", "\"hidden_size\": 42", "\"hidden_size\": 44", 4, "[44" },
+        { "llama", "\"num_attention_heads\": 6", "\"num_attention_heads\": 0", 4, "heads" },
+        { "llama", "value_heads\": 2", "value_heads\": 4", 4, "does not divide" },
+        { "llama", "hidden_layers\": 2", "hidden_layers\": 3", 4, "layers.2." },
+        { "llama", "hidden_layers\": 2", "hidden_layers\": 1", 4, "layers.1." },
+        { "llama", "hidden_layers\": 2", "hidden_layers\": 2000000000", 4, "hidden_layers" },
+        { "llama", "\"head_dim\": 10", "\"head_dim\": 12", 4, "q_proj" },
+        { "llama", "\"vocab_size\": 67", "\"vocab_size\": 68", 4, "[68" },
+        { "llama", "\"rope_theta\": 10000.0", "\"rope_theta\": -1", 4, "rope_theta" },
+        { "llama", "\"model_type\": \"llama\"", "\"model_type\": \"lama\"", 3, "lama" },
+        { "llama-f16", "\"linear\"", "\"spiral\"", 4, "spiral" },
+        { "llama-f16", "\"factor\": 4.0", "\"factor\": 0", 4, "factor" },
+        { "phi", "rotary_factor\": 0.5", "rotary_factor\": 7", 4, "partial_rotary_factor" },
+        { "phi", "rotary_factor\": 0.5", "rotary_factor\": 0.25", 4, "odd" },
+        { "opt", "\"max_position_embeddings\": 300", "\"max_position_embeddings\": 301", 4,
+          "embed_positions" },
+        { "qwen", "\"kv_channels\": 14", "\"kv_channels\": 16", 4, "c_attn" },
+        { "llava", "feature_layer\": -2", "feature_layer\": -9", 4, "feature layer" },
+        { "llava", "\"default\"", "\"some\"", 4, "vision_feature_select_strategy" },
+        { "llava", "\"clip_vision_model\"", "\"siglip_vision_model\"", 4, "siglip" },
+        { "llava-first", "models/llava-first/tower", "models/no/tower", 3, "models/no/tower" },
+        { "llava-first-mlp", "\"mlp2x_gelu\"", "\"mlp\"", 4, "mm_projector_type" },
+        { "llava-first-mlp", "\"mlp2x_gelu\"", "\"mlp3x_gelu\"", 4, "mm_projector.4" },
+    };
+    for (size_t i = 0; i < sizeof BAD / sizeof *BAD; i++)
+        dies(BAD[i].name, BAD[i].from, BAD[i].to, BAD[i].code, BAD[i].says);
+}
+
 /* === All of them ============================================================================== */
 
 static void test_model(const char *name)
@@ -296,6 +356,7 @@ int main(int argc, char **argv)
         for (size_t i = 0; i < sizeof WITH_PICTURES / sizeof *WITH_PICTURES; i++)
             test_llava(WITH_PICTURES[i]);
         stories();
+        bad_configs();
     }
     printf("language: %d passed, %d failed, %d skipped\n", n_passed, n_failed, n_skipped);
     return n_failed > 0;
