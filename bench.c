@@ -6,7 +6,8 @@
  *
  *   fma     multiply-adds in f32, from registers            products of many rows, attention
  *   memory  reading, from no cache                          one row, one query, norms, softmax, ...
- *   bf16    dot products of bf16 pairs, int8 of bytes       for kernels to come
+ *   bf16    dot products of bf16 pairs                      products of many rows, bf16 weights
+ *   int8    dot products of bytes                           products of many rows, Q8 and Q4
  *
  * Machines that others use too are fast and slow by turns, within milliseconds and within minutes.
  * Against that:
@@ -35,6 +36,7 @@
  *     are loops of assembly.
  *   - The limits are those of the level in force: with --isa avx2 the 256-bit ones. NEON has its
  *     multiply-adds only: bf16 and int8 there need instructions that no kernel of mm uses yet. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -244,6 +246,7 @@ struct Row {
     Limit       limit;                               /* of the case, or what there is instead */
     int         shape[4], repeat, n;                 /* calls of a timing; timings so far */
     double      ms[MAX_ROUNDS], ratio[MAX_ROUNDS];   /* of one call; speed to limit */
+    double      percent;                             /* the result */
     bool        alone[MAX_ROUNDS];                   /* as far as the limits around it tell */
 };
 
@@ -375,8 +378,6 @@ static void normalize(const Row *r, char *from)
 
 static const Case CASES[] = {
     { GEMM(FMA, 577, 3072, 768), .brief = true },           /* BLIP base and ViT-B/16 at 384 */
-    { GEMM(FMA, 577, 768, 768) },
-    { GEMM(FMA, 577, 768, 3072) },
     { GEMM(FMA, 197, 768, 768) },                           /* ViT-B/16 */
     { GEMM(FMA, 197, 3072, 768) },
     { GEMM(FMA, 197, 768, 3072) },
@@ -393,8 +394,9 @@ static const Case CASES[] = {
     { GEMM(MEMORY, 3, 3072, 768) },
     { GEMM(MEMORY, 1, 30524, 768) },
     { GEMM(MEMORY, 3, 30524, 768), .brief = true },
-    { GEMM(MEMORY, 1, 11008, 4096), .brief = true },        /* LLaMA 7B, TinyLlama: a token */
-    { GEMM(MEMORY, 1, 5632, 2048) },
+    { GEMM(MEMORY, 1, 4096, 11008), .brief = true },        /* LLaMA 7B, TinyLlama: a token */
+    { GEMM(MEMORY, 1, 2048, 5632) },
+    { GEMM(MEMORY, 4, 4096, 11008) },                       /* and four, of a draft */
     { QUANT(INT8_DOT, 512, 4096, 4096, Q8), .brief = true }, /* LLaMA 7B, quantised: a prompt, */
     { QUANT(INT8_DOT, 512, 4096, 4096, Q4), .brief = true },
     { QUANT(INT8_DOT, 512, 11008, 4096, Q8) },
@@ -540,6 +542,8 @@ static void time_row(Row *r)
     bool *alone = &r->alone[r->n];
     *alone = true;
     double before = limit_rate(r->limit, span, alone);
+    if (r->limit != MEMORY && r->n && r->ms[r->n - 1] < 1e3 * MOST_SECONDS)
+        time_calls(r, 1);           /* activations are in the caches, as from the layer before */
     double seconds = time_calls(r, r->repeat) / r->repeat;
     double limit = (before + limit_rate(r->limit, span, alone)) / 2;
     r->ms[r->n] = 1e3 * seconds;
@@ -604,8 +608,9 @@ static void check_names(const Run *run)
 static int add_row(Row *rows, int n, const Case *c, DType type, const char *isa)
 {
     Row *r = &rows[n];
-    bool there = c->limit == MEMORY || peak[c->limit].fn;
-    *r = (Row){ .c = c, .type = type, .isa = isa, .limit = there ? c->limit : FMA };
+    Limit limit = c->limit == FMA && c->call == product && type == BF16 ? BF16_DOT : c->limit;
+    bool there = limit == MEMORY || (peak[limit].fn && strcmp(isa, "ref"));
+    *r = (Row){ .c = c, .type = type, .isa = isa, .limit = there ? limit : FMA };
     memcpy(r->shape, c->shape, sizeof r->shape);
     if (!c->picture && !strcmp(isa, "ref") && r->shape[0] > REF_ROWS) r->shape[0] = REF_ROWS;
     if (c->call == pictures && !strcmp(isa, "ref")) r->shape[0] = 1, r->shape[1] = 8;
@@ -668,6 +673,7 @@ static bool put_row(Buf *b, Row *r, bool json)
     int n = undisturbed(r->ms, r->alone, r->n);
     undisturbed(r->ratio, r->alone, r->n);
     double ms = median(r->ms, n), ratio = median(r->ratio, n), rate = 1e-6 * work(r) / ms;
+    r->percent = 100 * ratio;
     double spread = 50 * (r->ratio[3 * n / 4] - r->ratio[n / 4]) / ratio;
     const char *kernel_name = scratch_string("%s%s", r->c->kernel, r->c->causal ? "_causal" : "");
     if (json) {
@@ -682,6 +688,35 @@ static bool put_row(Buf *b, Row *r, bool json)
             limit, spread, spread > 10 ? " !" : "");
     }
     return spread > 10;
+}
+
+/* Products of a type, of many rows or of one: the geometric mean over the shapes, and the worst. */
+static void put_summary(Buf *b, const Row *rows, int n_rows, DType type, bool one_row, bool json)
+{
+    double logs = 0;
+    const Row *worst = NULL;
+    int n = 0;
+    for (const Row *r = rows; r < rows + n_rows; r++) {
+        bool one = r->shape[0] == 1, many = r->limit != MEMORY;
+        if (r->c->call != product || r->type != type || !strcmp(r->isa, "ref")) continue;
+        if (!(one_row ? one : many)) continue;
+        logs += log(r->percent);
+        if (!worst || r->percent < worst->percent) worst = r;
+        n++;
+    }
+    if (n < 2) return;
+    const char *which = one_row ? "one row" : "many rows";
+    if (json) {
+        put_frame(b);
+        put(b, "\"summary\":\"%s\",\"type\":\"%s\",\"rows\":\"%s\",\"threads\":%d,\"shapes\":%d,"
+            "\"percent\":%.1f,\"limit\":\"%s\",\"worst\":%.1f,\"worst_shape\":\"%s\"}\n",
+            worst->c->kernel, dtype_name(type), which, n_threads(), n, exp(logs / n),
+            LIMITS[worst->limit].name, worst->percent, shape_text(worst));
+    } else {
+        put(b, "%s %-4s %-9s %2d: mean of %2d shapes %6.1f %% of %-6s  worst %6.1f %% at %s\n",
+            worst->c->kernel, dtype_name(type), which, n_threads(), n, exp(logs / n),
+            LIMITS[worst->limit].name, worst->percent, shape_text(worst));
+    }
 }
 
 /* Measures and prints with the threads that there are: the limits, and the rows. */
@@ -700,6 +735,11 @@ static void measure(const Run *run, Row *rows, int n_rows, double until)
         put(&b, "\n%-16s %-4s %-15s %-10s %2s %9s %7s %-7s %8s %-6s %5s\n", "kernel", "type",
             "shape", "isa", "t", "ms", "rate", "unit", "percent", "of", "+-%");
     for (int i = 0; i < n_rows; i++) unsteady |= put_row(&b, &rows[i], json);
+    if (n_rows && !json && run->o.full) put(&b, "\n");
+    for (int type = F32; run->o.full && type <= Q4; type++) {
+        put_summary(&b, rows, n_rows, (DType)type, false, json);
+        put_summary(&b, rows, n_rows, (DType)type, true, json);
+    }
     if (unsteady && !json && getloadavg(&load, 1) == 1)
         put(&b, "! not to be relied on: half of the single results lie further than this from the "
             "percentage told\n  (load average %.1f)\n", load);

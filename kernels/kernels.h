@@ -31,9 +31,9 @@ typedef struct {
 } Epilogue;
 
 /* C[m, n] = A[m, k] . W[n, k]^T, both contiguous along k: PyTorch's Linear. lda and ldc are row
- * strides in elements; W is dense, of type F32, F16 or BF16. C must not overlap A or W. m_item is the
- * number of rows of one item (m is a multiple of it): few rows (up to 16) read the weights once, as
- * stored, at the speed of memory; many rows pack panels of W that stay in the cache. The choice
+ * strides in elements; W is dense, of type F32, F16 or BF16. C must not overlap A or W. m_item is
+ * the number of rows of one item (m is a multiple of it): few rows (up to 16) read the weights once,
+ * as stored, at the speed of memory; many rows pack panels of W that stay in the cache. The choice
  * follows from m_item alone, and in both a row of C is the same whatever m is. The arithmetic is
  * f32, but that of many rows and BF16 is bf16 on CPUs that have it, unless kernels_init was told
  * `exact`: A is rounded to bf16, the sums are f32. */

@@ -91,8 +91,8 @@ static void few_task(void *ctx, int task, int worker)
     int j = task * p->cols, cols = min(p->cols, p->n - j);
     float *S = p->e.add ? p->work + worker * p->work_size : p->C + j;
     int lds = p->e.add ? p->cols : p->ldc;
-    kernel.few[p->type](S, lds, (const float *)p->A, p->lda, p->W + (size_t)j * p->k * p->w_size, p->k,
-                        p->m, cols, p->k);
+    kernel.few[p->type](S, lds, (const float *)p->A, p->lda,
+                        p->W + (size_t)j * p->k * p->w_size, p->k, p->m, cols, p->k);
     finish(p, S, lds, 0, j, p->m, cols);
 }
 
@@ -267,7 +267,8 @@ void gemm(float *C, int ldc, const float *A, int lda, const void *W, DType type,
         return;
     }
     Product p = { .C = C, .A = (const char *)A, .W = W, .a_size = sizeof *A,
-                  .w_size = type == F32 ? 4 : 2, .type = type, .ldc = ldc, .lda = lda, .m = m, .n = n, .k = k, .e = e };
+                  .w_size = type == F32 ? 4 : 2, .type = type, .ldc = ldc,
+                  .lda = lda, .m = m, .n = n, .k = k, .e = e };
     if (m_item <= FEW_ROWS) {
         size_t row = (size_t)k * p.w_size;
         int fit = row < FEW_BYTES ? (int)(FEW_BYTES / row) : 1;
