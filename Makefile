@@ -99,13 +99,15 @@ thread-test:
 	@$(MAKE) --no-print-directory BUILD=build-tsan SANITIZE=-fsanitize=thread build-tsan/test/ground
 	@build-tsan/test/ground
 
-# The ARM kernels on an emulated CPU: needs gcc-aarch64-linux-gnu and qemu-user.
+# The ARM kernels on emulated CPUs, one with all that ARM has and one with ARMv8.0 alone: needs
+# gcc-aarch64-linux-gnu and qemu-user.
 neon-test:
 	@$(MAKE) -s --no-print-directory CC=aarch64-linux-gnu-gcc BUILD=build-neon LDFLAGS=-static \
 	    build-neon/test/kernels build-neon/test/attention build-neon/test/conv
-	@qemu-aarch64 build-neon/test/kernels --cases 300
-	@qemu-aarch64 build-neon/test/attention --cases 200
-	@qemu-aarch64 build-neon/test/conv --cases 60
+	@qemu-aarch64 -cpu max build-neon/test/kernels --cases 300
+	@qemu-aarch64 -cpu max build-neon/test/attention --cases 200
+	@qemu-aarch64 -cpu max build-neon/test/conv --cases 60
+	@qemu-aarch64 -cpu cortex-a57 build-neon/test/kernels --cases 60
 	@qemu-aarch64 -cpu max build-neon/test/quant --isa neondot --cases 100
 
 # What mm says of a few scenes, with the small models in it. Where they are not, a small checkpoint

@@ -159,7 +159,7 @@ INLINE void tile_part(float *C, int ldc, const float *A, int lda, const float *P
         for (int v = 0; v < N; v += 1)          /* needed at the end: here by then */
             __builtin_prefetch(C + (size_t)i * ldc + 16 * v, 1);
     int p = 0;
-    for (; ahead && p + 4 <= k; p += 4) {
+    for (; M == TILE_M && N == VECTORS && ahead && p + 4 <= k; p += 4) {
         ahead = fetch(ahead);
         UNROLL
         for (int q = 0; q < 4; q++)

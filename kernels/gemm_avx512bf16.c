@@ -63,7 +63,7 @@ INLINE void tile_part(float *C, int ldc, const uint16_t *A, int lda, const uint1
         for (int v = 0; v < N; v += 1)          /* needed at the end: here by then */
             __builtin_prefetch(C + (size_t)i * ldc + 16 * v, 1);
     int p = 0;
-    for (; ahead && p + 8 <= k; p += 8) {
+    for (; M == TILE_M && N == VECTORS && ahead && p + 8 <= k; p += 8) {
         ahead = fetch(ahead);
         UNROLL
         for (int q = 0; q < 8; q += 2)
