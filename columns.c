@@ -8,8 +8,8 @@
  * they are left out). Ranges run across code points that are not assigned.
  *
  * Easy to get wrong:
- *   - Terminals disagree on emoji that are joined. Here such a sequence is as wide as its first
- *     character, which is what newer ones show; a cursor may be off in others, never the text.
+ *   - Terminals disagree on emoji that are joined or have a tone. Here they are as wide as all
+ *     their parts: who counts too little overflows rows, who counts too much breaks them early.
  *   - Two regional indicators make a flag; three make a flag and a letter. */
 #include "cli.h"
 
@@ -110,7 +110,7 @@ static uint32_t code_at(const char *text, size_t n, size_t *len)
 
 size_t character(const char *s, size_t n, int *columns)
 {
-    enum { JOINER = 0x200D };
+    enum { JOINER = 0x200D, WIDE_FORM = 0xFE0F };
     size_t len, at;
     uint32_t c = code_at(s, n, &len);
     bool flag = c >= 0x1F1E6 && c <= 0x1F1FF;
@@ -122,10 +122,9 @@ size_t character(const char *s, size_t n, int *columns)
         bool second = flag && c >= 0x1F1E6 && c <= 0x1F1FF;
         if (len == 1 || !(width(c) == 0 || tone || second || (before == JOINER && c >= 0x2190)))
             break;
-        if (second) {
-            *columns = 2;
-            flag = false;
-        }
+        if (second) flag = false;
+        *columns += width(c);
+        if (c == WIDE_FORM && *columns == 1) *columns = 2;
     }
     return at;
 }

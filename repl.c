@@ -14,6 +14,8 @@
  * [201~): its newlines are text. A line that ends in \ goes on.
  *
  * Easy to get wrong:
+ *   - Terminals do not agree on how wide some characters are: rows are broken where they may be
+ *     full, and the cursor is put by writing what is before it once more.
  *   - A character of two columns that does not fit at the end of a row goes to the next.
  *   - Text that ends exactly at the right edge leaves the cursor on the next row, which is empty.
  *   - A terminal that became narrower has wrapped the rows that are there: counted before drawing.
@@ -328,8 +330,8 @@ static size_t line_end(const Line *l, size_t at)
 
 /* === Drawing ================================================================================== */
 
-/* Where a walk over the text has come to. */
-typedef struct { size_t at; int row, column; } Spot;
+/* Where a walk over the text has come to; start: where its row begins. */
+typedef struct { size_t at; int row, column; size_t start; } Spot;
 
 /* Puts the character at spot->at: returns its bytes; where it goes is in *spot, then moved on. */
 static size_t step(const Line *l, Spot *spot, int width, int *columns)
@@ -341,6 +343,7 @@ static size_t step(const Line *l, Spot *spot, int width, int *columns)
     if (spot->column + *columns > width) {
         spot->row++;
         spot->column = INDENT;
+        spot->start = spot->at;
     }
     return n;
 }
@@ -354,6 +357,7 @@ static void step_over(const Line *l, Spot *spot, size_t n, int width, int column
         if (!both) {                         /* a full row before a newline is one row */
             spot->row++;
             spot->column = INDENT;
+            spot->start = spot->at + n;
         }
     }
     spot->at += n;
@@ -361,7 +365,7 @@ static void step_over(const Line *l, Spot *spot, size_t n, int width, int column
 
 static Spot find(const Line *l, size_t at, int width)
 {
-    Spot spot = { 0, 0, INDENT };
+    Spot spot = { .column = INDENT };
     while (spot.at < at) {
         int columns;
         size_t n = step(l, &spot, width, &columns);
@@ -385,10 +389,16 @@ static void next_row(Buf *b, Line *l, int *row)
     if (++*row < MAX_ROWS) l->drawn[*row] = INDENT;
 }
 
+static void put_character(Buf *b, const char *s, size_t n)
+{
+    if (*s == '\t') put(b, "    ");
+    else if (*s != '\n') put_bytes(b, s, n);
+}
+
 /* Draws the rows from top on, at most as many as fit; the cursor's is among them. */
 static void draw_rows(Buf *b, Line *l, int width, int top, int height)
 {
-    Spot spot = { 0, 0, INDENT };
+    Spot spot = { .column = INDENT };
     int row = 0;
     l->drawn[0] = INDENT;
     put(b, "%s", top ? "  " : l->prompt);
@@ -400,8 +410,7 @@ static void draw_rows(Buf *b, Line *l, int width, int top, int height)
         before = spot.row;
         const char *s = l->s + spot.at;
         if (spot.row >= top) {
-            if (*s == '\t') put(b, "    ");
-            else if (*s != '\n') put_bytes(b, s, n);
+            put_character(b, s, n);
             if (row < MAX_ROWS) l->drawn[row] += columns;
         }
         step_over(l, &spot, n, width, columns);
@@ -423,8 +432,13 @@ static void draw(Line *l, bool last)
     put(&b, "\033[J");
     draw_rows(&b, l, width, top, height);
     if (bottom > cursor.row) put(&b, "\033[%dA", bottom - cursor.row);
-    put(&b, "\r");
-    if (cursor.column) put(&b, "\033[%dC", cursor.column);
+    /* The row is written again up to the cursor: the terminal knows best how wide that is. */
+    put(&b, "\r%s", cursor.row ? "  " : l->prompt);
+    for (size_t at = cursor.start, n; at < cursor.at; at += n) {
+        int columns;
+        n = character(l->s + at, cursor.at - at, &columns);
+        put_character(&b, l->s + at, n);
+    }
     l->row = cursor.row - top < MAX_ROWS ? cursor.row - top : MAX_ROWS - 1;
     l->cursor_column = cursor.column;
     ssize_t n = write(STDOUT_FILENO, b.p, b.n);

@@ -116,8 +116,8 @@ static void test_raw(void)
         Ids ids = template_encode(t, tok, &m, 1, raw);
         for (int i = 0; i < ids.n; i++) n_end[raw] += ids.id[i] == end;
     }
-    check(n_end[0] == 1 && n_end[1] == 2, "--raw", "%d and %d end tokens, expected 1 and 2",
-          n_end[0], n_end[1]);
+    check(n_end[0] == 2 && n_end[1] == 3, "--raw", "%d and %d end tokens, expected 2 and 3",
+          n_end[0], n_end[1]);                /* of the system text, of the question */
     int id[2], n = template_ends(t, tok, id);
     check(n == 1 && id[0] == end, "chatml ends", "with %d tokens, first %d", n, id[0]);
     check(!template_open(DATA "/qwen", (Json){0}, "nonsense"), "--template nonsense", "accepted");
@@ -158,10 +158,10 @@ static void test_columns(void)
         { "abc", 3, 3 }, { "\xC3\xA9", 1, 1 }, { "e\xCC\x81x", 2, 2 },
         { "\xE4\xBD\xA0\xE5\xA5\xBD", 2, 4 },                                   /* 2 of CJK */
         { "\xF0\x9F\x99\x82", 1, 2 },                                           /* a smile */
-        { "\xF0\x9F\x91\x8D\xF0\x9F\x8F\xBD!", 2, 3 },                          /* with a tone */
-        { "\xF0\x9F\x91\xA9\xE2\x80\x8D\xF0\x9F\x9A\x80", 1, 2 },               /* joined */
+        { "\xF0\x9F\x91\x8D\xF0\x9F\x8F\xBD!", 2, 5 },                          /* with a tone */
+        { "\xF0\x9F\x91\xA9\xE2\x80\x8D\xF0\x9F\x9A\x80", 1, 4 },               /* joined */
         { "\xF0\x9F\x87\xA9\xF0\x9F\x87\xAA\xF0\x9F\x87\xAB", 2, 3 },           /* flag, letter */
-        { "\xE2\x9D\xA4\xEF\xB8\x8F", 1, 1 },                                   /* VS16 */
+        { "\xE2\x9D\xA4\xEF\xB8\x8F", 1, 2 },                                   /* VS16 */
         { "\xED\x95\x9C\xEF\xBC\xA1", 2, 4 },                                   /* Hangul, A */
         { "\xE1\x84\x92\xE1\x85\xA1\xE1\x86\xAB", 1, 2 },                       /* jamo */
         { "\xE2\x80\x8B", 1, 0 }, { "\n\xCC\x81", 2, 1 }, { "\xFFz", 2, 2 }, { "\xE4\xBD", 2, 2 },

@@ -250,6 +250,13 @@ in=$V/talk.jsonl; run chat $VC --in jsonl --json --exact --max-tokens 16; expect
 is "as transformers answers" "$(wanted "$T/out")" 3; cp "$T/out" "$T/batch"
 in=$Q/talk.jsonl; run chat -m $Q --in jsonl --json --exact --max-tokens 16; expect "ChatML" 0 lines=3
 is "as transformers answers in ChatML" "$(wanted "$T/out")" 3
+L=test/data/templates/llava
+in=$L/talk.jsonl; run chat -m $L --in jsonl --json --exact --max-tokens 16; expect "a picture" 0 lines=2 quiet
+is "as transformers answers about it" "$(sed 's/"image":"[^"]*",//' "$T/out" >"$T/seen"; wanted "$T/seen")" 2
+run chat -m $L -p "What is this?" --image $P/wide.png --max-tokens 9; cp "$T/out" "$T/wide"
+run chat -m $L -p "What is this?" --image $P/tall.png --max-tokens 9; expect "another picture" 0
+cmp -s "$T/out" "$T/wide" && bad "the picture does not matter" || good
+run chat -m $L -p "What is this?" --image /nowhere.png; expect "--image /nowhere" 5 err=/nowhere
 tac $V/talk.jsonl >"$T/turned"; in=$T/turned; run chat $VC --in jsonl --json --exact --max-tokens 16
 is "the order of a batch" "$(sed 's/"i":[0-9],\|"id":"#[0-9]",\|"seed":[0-9]*,//g' "$T/out" | tac | cksum)" \
     "$(sed 's/"i":[0-9],\|"id":"#[0-9]",\|"seed":[0-9]*,//g' "$T/batch" | cksum)"

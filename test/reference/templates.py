@@ -23,8 +23,10 @@ import sys
 from common import draw, write_checkpoint, write_json
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers import processors, trainers
-from transformers import (LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config,
-                          Qwen2ForCausalLM)
+from PIL import Image
+from transformers import (CLIPImageProcessorPil, CLIPVisionConfig, LlamaConfig, LlamaForCausalLM,
+                          LlavaConfig, LlavaForConditionalGeneration, PreTrainedTokenizerFast,
+                          Qwen2Config, Qwen2ForCausalLM)
 import torch
 
 TEXTS = ["Hello, how are you? I am fine, thank you very much.", "[INST] <<SYS>> <</SYS>> [/INST]",
@@ -293,12 +295,12 @@ def hide(text):
     return text
 
 
-def encode_between(tok, text, bos):
+def encode_between(tok, text, bos, special=None):
     """Ids of a text whose own special tokens are in it, and whose hidden ones are text."""
     ids = list(bos)
     rest = text
     while rest:
-        at, found = min(((rest.find(s), s) for s in SPECIAL if s in rest),
+        at, found = min(((rest.find(s), s) for s in special or SPECIAL if s in rest),
                         default=(len(rest), None))
         if at:
             tok.encode_special_tokens = True
@@ -412,6 +414,52 @@ def make_model(out, name, tok, jinja, model, template):
                      for a in answers)
 
 
+PICTURE = os.path.join(os.path.dirname(__file__), "..", "data", "models", "pictures", "wide.png")
+
+
+def make_llava(out, tok, text):
+    """The same with a picture in the first question, four rows of the language model."""
+    folder = os.path.join(out, "llava")
+    os.makedirs(folder, exist_ok=True)
+    vision = {"hidden_size": 20, "intermediate_size": 24, "num_hidden_layers": 2,
+              "num_attention_heads": 2, "image_size": 14, "patch_size": 7, "projection_dim": 8}
+    image = tok.token_to_id("<image>")
+    model = LlavaForConditionalGeneration(LlavaConfig(
+        vision_config=CLIPVisionConfig(**vision), text_config=LlamaConfig(**text, eos_token_id=2),
+        image_token_index=image, image_seq_length=4))
+    draw(model, 8, lambda n, p: (0.05, 1.0) if "norm" in n and n.endswith("weight") else (0.3, 0.0))
+    model.config.architectures = ["LlavaForConditionalGeneration"]
+    model.half().save_pretrained(folder)
+    pixels = CLIPImageProcessorPil(size={"shortest_edge": 14}, crop_size={"height": 14, "width": 14})
+    pixels.save_pretrained(folder)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tok, bos_token="<s>", eos_token="</s>",
+                                   extra_special_tokens={"image_token": "<image>"})
+    fast.chat_template = LLAVA_HF
+    fast.save_pretrained(folder)
+    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    pixel_values = pixels(Image.open(PICTURE).convert("RGB"), return_tensors="pt").pixel_values
+    lines, messages = [], []
+    for question in ("What is this?", "Are you sure? <image>"):
+        messages.append({"role": U, "content": question})
+        hidden = [{**m, "content": hide(m["content"])} for m in messages]
+        prompt = fast.apply_chat_template(with_images(hidden, 1)[1], tokenize=False,
+                                          add_generation_prompt=True)
+        ids = encode_between(tok, prompt, [1], SPECIAL + ["<image>"])
+        at = ids.index(image)
+        ids_in = torch.tensor([ids[:at] + [image] * 4 + ids[at + 1:]])
+        got = model.generate(input_ids=ids_in, attention_mask=torch.ones_like(ids_in),
+                             pixel_values=pixel_values, max_new_tokens=16, do_sample=False,
+                             pad_token_id=0)[0].tolist()[ids_in.shape[1]:]
+        answer = tok.decode(got, skip_special_tokens=True).strip(" \t\r\n")
+        lines.append({"image": "test/data/models/pictures/wide.png",
+                      "messages": [dict(m) for m in messages], "want_in": ids_in.shape[1],
+                      "want_ids": got, "want_text": answer})
+        messages.append({"role": A, "content": answer})
+    with open(os.path.join(folder, "talk.jsonl"), "w", encoding="utf-8") as f:
+        f.writelines(json.dumps(a, separators=(",", ":"), ensure_ascii=False) + "\n"
+                     for a in lines)
+
+
 def main(out):
     os.makedirs(out, exist_ok=True)
     data = llama_tokenizer()
@@ -433,6 +481,7 @@ def main(out):
              "num_key_value_heads": 1, "max_position_embeddings": 384, "head_dim": 8}
     make_model(out, "legacy", toks["legacy"], VICUNA_DEFAULT, LlamaForCausalLM(
         LlamaConfig(**sizes, bos_token_id=1, eos_token_id=2)), "vicuna")
+    make_llava(out, toks["legacy"], sizes)
     sizes["vocab_size"] = toks["qwen"].get_vocab_size()
     end = toks["qwen"].token_to_id("<|im_end|>")
     make_model(out, "qwen", toks["qwen"], QWEN25, Qwen2ForCausalLM(Qwen2Config(
