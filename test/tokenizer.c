@@ -515,6 +515,34 @@ static void test_tiny(void)
     check(tok_size(bert) == 23 && !tok_piece(bert, 23, NULL), "tok_size", "wrong");
 }
 
+/* tiny.jsonl: small vocabularies of all kinds, and what the reference's packages say. Without
+ * "decoded" it is sentencepiece, which adds no special tokens and finds none. */
+static void test_tiny_kinds(void)
+{
+    size_t n, n_text;
+    char *text = read_file(DATA "tiny.jsonl", &n), *line = text;
+    const char *last = "";
+    Tokenizer *t = NULL;
+    if (!text) { check(false, DATA "tiny.jsonl", "is missing"); return; }
+    for (int i = 1; *line; i++) {
+        size_t len = strcspn(line, "\n");
+        Json c = json_parse("tiny.jsonl", line, len, 8, EXIT_FILE), want = json_get(c, "ids");
+        const char *dir = json_str(c, "dir", ""), *s = json_string(json_get(c, "text"), &n_text);
+        const char *decoded = json_string(json_get(c, "decoded"), NULL), *expected = "";
+        const char *name = keep_string("tiny.jsonl line %d, %s, \"%s\"", i, dir, quoted(s));
+        if (strcmp(dir, last)) t = tok_load(keep_string(DATA "%s", dir));
+        Ids ids = tok_encode(t, s, n_text, decoded ? TOK_SPECIAL : TOK_RAW);
+        for (Json id = json_first(want); id.node; id = json_next(id))
+            expected = scratch_string("%s%s%.0f", expected, *expected ? " " : "", json_number(id));
+        expect(name, ids, expected);
+        const char *got = tok_decode(t, ids.id, ids.n, false);
+        if (decoded) check(strcmp(decoded, got) == 0, name, quoted(got));
+        if (!memchr(s, 0, n_text)) check_stream(t, ids, name);
+        last = dir;
+        line += len + (line[len] == '\n');
+    }
+}
+
 /* === What must be refused ===================================================================== */
 
 /* The message that loading ends with; "" if it does not end. */
@@ -616,6 +644,71 @@ static void test_refused(void)
     check(strstr(refusal(NULL, DATA), "has no tokenizer"), "a directory without", item_error.msg);
 }
 
+/* Damaged models and tiktoken files: what the message must say; "" if it is to be taken. */
+static const char *refusal_of(const char *bytes, size_t n, bool spm)
+{
+    static char msg[sizeof item_error.msg];
+    jmp_buf place;
+    msg[0] = 0;
+    if (setjmp(place) == 0) {
+        die_landing = &place;
+        if (spm) tok_parse_spm("t", bytes, n);
+        else     tok_parse_tiktoken("t", bytes, n);
+    } else {
+        snprintf(msg, sizeof msg, "%s", item_error.msg);
+    }
+    die_landing = NULL;
+    return msg;
+}
+
+#define A_PIECE "\x0a\x08\x0a\x01" "a\x15\x00\x00\x80\x3f"     /* score 1 */
+#define UNKNOWN "\x0a\x07\x0a\x03" "unk\x18\x02"
+#define THE_END "\x0a\x06\x0a\x04</s>"
+#define A_FILE  UNKNOWN A_PIECE THE_END
+
+#define ROW(what, bytes, says, spm) { what, sizeof bytes - 1, bytes, says, spm }
+
+static void test_binary_files(void)
+{
+    typedef struct { const char *what; size_t n; const char *bytes, *says; bool spm; } Row;
+    static const Row BAD[] = {
+        ROW("a small unigram model", A_FILE, "", true),
+        ROW("nothing", "", "no piece", true),
+        ROW("text", "hello, this is no model", "a field", true),
+        ROW("an endless number", "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "ten bytes", true),
+        ROW("half a number", "\x80", "ends inside", true),
+        ROW("field 0", "\x02\x00", "valid number", true),
+        ROW("a group", "\x0b", "does not exist", true),
+        ROW("too long a field", "\x0a\x7f" "abc", "longer than", true),
+        ROW("a length of 2^63", "\x0a\xff\xff\xff\xff\xff\xff\xff\xff\x7f", "longer than", true),
+        ROW("a piece without letters", UNKNOWN "\x0a\x00", "without letters", true),
+        ROW("a piece that is not UTF-8", UNKNOWN "\x0a\x03\x0a\x01\xff", "not UTF-8", true),
+        ROW("a piece twice", A_FILE A_PIECE, "there twice", true),
+        ROW("a kind of 9", UNKNOWN "\x0a\x05\x0a\x01" "b\x18\x09", "a kind", true),
+        ROW("a score of NaN", UNKNOWN "\x0a\x08\x0a\x01" "b\x15\x00\x00\xc0\x7f", "score", true),
+        ROW("no unknown piece", A_PIECE, "0 unknown pieces", true),
+        ROW("two unknown pieces", UNKNOWN "\x0a\x05\x0a\x01" "u\x18\x02", "2 unknown", true),
+        ROW("words", A_FILE "\x12\x02\x18\x03", "model of type 3", true),
+        ROW("bytes without pieces", A_FILE "\x12\x03\x98\x02\x01", "0 byte pieces", true),
+        ROW("blanks as suffix", A_FILE "\x12\x03\xc0\x01\x01", "suffix", true),
+        ROW("a charsmap cut off", A_FILE "\x1a\x06\x12\x04\xff\xff\xff\xff", "charsmap", true),
+        ROW("a small tiktoken file", "YQ== 0\nYg== 1\nYWI= 2\n", "", false),
+        ROW("an empty one", "", "no piece", false),
+        ROW("no rank", "YQ==\n", "expected base64", false),
+        ROW("an empty rank", "YQ== \n", "expected base64", false),
+        ROW("a negative rank", "YQ== -1\n", "expected base64", false),
+        ROW("a large rank", "YQ== 99999999999999999999\n", "expected", false),
+        ROW("no base64", "Y?== 0\n", "expected base64", false),
+        ROW("a piece twice", "YQ== 0\nYQ== 1\n", "there twice", false),
+        ROW("a rank twice", "YQ== 0\nYg== 0\n", "there twice", false),
+    };
+    for (size_t i = 0; i < sizeof BAD / sizeof BAD[0]; i++) {
+        const char *msg = refusal_of(BAD[i].bytes, BAD[i].n, BAD[i].spm);
+        bool as_said = *BAD[i].says ? strstr(msg, BAD[i].says) != NULL : !*msg;
+        check(as_said, BAD[i].what, *msg ? msg : "was taken");
+    }
+}
+
 static void test_hostile(void)
 {
     char dir[] = "/tmp/mm-tokenizer-XXXXXX";
@@ -649,12 +742,16 @@ static void test_time(void)
     };
     enum { MEGABYTE = 1 << 20 };
     enum { LIMIT = 60 };     /* seconds: it takes one, with sanitizers on a busy machine twelve */
-    const Tokenizer *t[2] = { tok_load(BERT), tok_load(CLIP) };
+    static const char *const DIRS[] = { BERT, CLIP, DATA "tiny-llama", DATA "tiny-spiece",
+                                        DATA "tiny-t5", DATA "tiny-opt", DATA "tiny-qwen" };
+    enum { N_DIRS = sizeof DIRS / sizeof DIRS[0] };
+    const Tokenizer *t[N_DIRS];
+    for (int k = 0; k < N_DIRS; k++) t[k] = tok_load(DIRS[k]);
     char *text = keep_bytes(MEGABYTE);
     for (size_t i = 0; i < sizeof UNIT / sizeof UNIT[0]; i++) {
         size_t len = strlen(UNIT[i]), n = MEGABYTE / len * len, mark = scratch_mark();
         for (size_t at = 0; at < n; at += len) memcpy(text + at, UNIT[i], len);
-        for (int k = 0; k < 2; k++) {
+        for (int k = 0; k < N_DIRS; k++) {
             double start = seconds();
             Ids ids = tok_encode(t[k], text, n, TOK_SPECIAL);
             tok_decode(t[k], ids.id, ids.n, false);
@@ -675,7 +772,9 @@ int main(int argc, char **argv)
     if (argc == 3 && strcmp(argv[1], "--bench") == 0) return bench(argv[2]);
     read_fragments();
     test_tiny();
+    test_tiny_kinds();
     test_refused();
+    test_binary_files();
     test_hostile();
     test_time();
     test_golden();

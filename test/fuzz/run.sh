@@ -6,7 +6,7 @@
 folder=$1; shift
 seconds=${SECONDS_EACH:-60} failed=0
 assets=${MM_ASSETS:-../shared/assets}
-[ $# -gt 0 ] || set -- safetensors json picture tokenizer pickle
+[ $# -gt 0 ] || set -- safetensors json picture tokenizer vocabulary pickle
 
 # seed NAME FILE...: copies the files of at most 40 KB into the corpus.
 seed() {
@@ -38,16 +38,18 @@ seed json test/data/models/*/*.json
 seed picture test/fuzz/seeds/* test/data/models/pictures/* test/data/image/* "$assets"/images/*
 printf 'P6 2 1 255\n......' >"$folder/corpus/picture/p6"
 printf 'P2\n# c\n2 2 15\n0 1 2 15' >"$folder/corpus/picture/p2"
-seed tokenizer test/data/models/*/tokenizer.json
 mkdir -p "$folder/corpus/pickle"
 for f in test/data/torch/*.bin test/data/torch/*.ckpt test/data/torch/*.pt test/data/torch/delta/*.bin; do
     { printf '\000'; cat "$f"; } >"$folder/corpus/pickle/$(echo "$f" | tr / _)"
 done
 words pickle pickle.c torch.c
+seed tokenizer test/data/models/*/tokenizer.json test/data/tokenizer/*/tokenizer.json
+seed vocabulary test/data/tokenizer/*/*.model test/data/tokenizer/*/*.tiktoken
 words safetensors ckpt.c
 words json json.c bert.c clip.c blip.c vit.c preprocess.c
 words picture image.c formats.c jpeg.c png.c bitmap.c
 words tokenizer tokenizer/*.c
+words vocabulary tokenizer/spm.c tokenizer/legacy.c
 
 for name in "$@"; do
     mkdir -p "$folder/corpus/$name"

@@ -34,6 +34,7 @@ STEPS = [("resize.py", ["{out}/image/resize.txt"]),
          ("torchfiles.py", ["{out}/torch"]),
          ("minilm.py", ["{assets}/models/minilm", "{out}"]),
          ("unicode.py", ["--check"]),
+         ("tiny_tokenizers.py", ["--check"]),
          ("tokenizer_lines.py", ["{tokenizer}", "{assets}"])]
 NMSE = 1e-10
 

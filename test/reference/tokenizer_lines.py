@@ -268,6 +268,9 @@ def pairs(assets):
     bert, clip = assets / "tokenizers/bert-base-uncased", assets / "tokenizers/clip"
     clip_json, minilm = clip / "tokenizer.json", assets / "models/minilm/tokenizer.json"
     legacy_clip = [clip / "vocab.json", clip / "merges.txt"]
+    gpt2_files = [assets / "tokenizers/gpt2" / f for f in ("vocab.json", "merges.txt")]
+    opt_files = [assets / "tokenizers/opt" / f for f in ("vocab.json", "merges.txt")]
+    phi = assets / "tokenizers/phi/tokenizer.json"
     yield "bert", lambda: (bert, Package(bert_package(bert / "vocab.txt")))
     yield "clip", lambda: (clip, Package(Tokenizer.from_file(str(clip_json)), trim=True))
     yield from language_models(assets)
@@ -296,6 +299,17 @@ def pairs(assets):
                                 "bos_token": "dog"},
             added_tokens={"[CLS]": 101, "wonderland": 30522},
             tokenizer_config={"tokenizer_class": "PreTrainedTokenizerFast"}),
+        "gpt2, auto": dict(files=gpt2_files, config={"model_type": "gpt2"}),
+        "gpt2, flags, auto": dict(files=gpt2_files, config={"model_type": "gpt2"}, tokenizer_config={
+            "tokenizer_class": "GPT2Tokenizer", "add_prefix_space": True, "add_bos_token": True,
+            "pad_token": "<pad>", "add_eos_token": True}),
+        "opt, auto": dict(files=opt_files, config={"model_type": "opt"}, tokenizer_config={
+            "tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False, "add_bos_token": True,
+            "bos_token": "</s>", "eos_token": "</s>", "unk_token": "</s>", "pad_token": {
+                "__type": "AddedToken", "content": "<pad>", "lstrip": False, "normalized": True,
+                "rstrip": False, "single_word": False}}),
+        "phi, auto": dict(files=[phi], config={"model_type": "phi"}, tokenizer_config={
+            "tokenizer_class": "CodeGenTokenizer", "add_prefix_space": False}),
         "clip legacy, auto": dict(files=legacy_clip, config={"model_type": "clip"}),
         "clip tokenizer.json, auto": dict(files=[clip_json], config={"model_type": "clip"},
                                           special_tokens_map={"pad_token": "!"}),
