@@ -280,7 +280,7 @@ void model_tokenizer(Model *m)
     int usual = m->llama ? llama_vocab(m->llama) : m->row->load == load_clip ? 49408
               : m->row->load == load_blip ? 30524 : m->row->load == load_llama ? 0 : 30522;
     int rows = json_int(text_config(m), "vocab_size", usual, 1, 1 << 22), n = tok_size(m->tok);
-    if (!rows) return;                       /* a table of unknown size: no weights were asked for */
+    if (!rows) return;                       /* config.json does not tell */
     int missing = rows - n;
     bool few = missing > rows / 10 || (missing > 128 && missing > rows / 32);
     if (n <= rows && !few) return;

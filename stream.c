@@ -1,7 +1,7 @@
 /* stream.c -- text as a model writes it: tokens in, whole characters out, up to a stop string.
  *
  *   id -> tok_stream_put -> text so far: [ written | held back | ]
- *   a stop string is searched for in what is not written yet; the longest end of the text that could
+ *   a stop string is searched for in what is not written yet; the longest end of the text that may
  *   still become one is held back; the rest is written at once
  *
  * Easy to get wrong:

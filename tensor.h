@@ -317,9 +317,9 @@ typedef struct {                             /* w [c_out, c_in/groups, k, k], b 
 /* Keys and values of the tokens so far, item by item: [n_items, max_len, n_kv_heads*head_dim]. */
 typedef struct { Tensor k, v; int len; } KvCache;
 
-/* Angles by which queries and keys are turned, one for each pair of numbers (rotary positions, arXiv
- * 2104.09864): [n_tok, n_pairs], row t for token t of each item. Of a head with more numbers than
- * 2*n_pairs the rest stays. Pair i is (x[i], x[n_pairs + i]). */
+/* Angles by which queries and keys are turned, one for each pair of numbers (rotary positions,
+ * arXiv 2104.09864): [n_tok, n_pairs], row t for token t of each item. Of a head with more numbers
+ * than 2*n_pairs the rest stays. Pair i is (x[i], x[n_pairs + i]). */
 typedef struct {
     Tensor cos, sin;                         /* absent: nothing is turned */
     Tensor q_scale;                          /* [n_tok]: queries are multiplied by it; or absent */

@@ -114,7 +114,8 @@ static void check_sequences(Llama *m, const Answers *a, int i)
     GenOptions o = { .max_tokens = NEW };
     Generated g = session_generate(s, ids, n, o);
     same_ids(a, i, "greedy", g);
-    if (!json_bool(json_at(a->cases, i), "by_length", false)) check_no_cache(m, ids, n, g);
+    bool by_length = json_bool(json_at(a->cases, i), "by_length", false);
+    if (!by_length) check_no_cache(m, ids, n, g);
     if (n > 64) check_reuse(m, ids, n, g);
     o.end = END;
     o.n_end = 1;
@@ -134,7 +135,7 @@ static void check_sequences(Llama *m, const Answers *a, int i)
 
 /* === LLaVA ==================================================================================== */
 
-enum { IMAGE = 60 };                     /* stands for the rows of a picture in the reference's ids */
+enum { IMAGE = 60 };                     /* a row of a picture, in the reference's ids */
 
 static Tensor llava_pixels(const char *dir, const char *image)
 {
@@ -288,7 +289,7 @@ static void bad_configs(void)
         { "llama", "hidden_layers\": 2", "hidden_layers\": 3", 4, "layers.2." },
         { "llama", "hidden_layers\": 2", "hidden_layers\": 1", 4, "layers.1." },
         { "llama", "hidden_layers\": 2", "hidden_layers\": 2000000000", 4, "hidden_layers" },
-        { "llama", "\"head_dim\": 10", "\"head_dim\": 12", 4, "q_proj" },
+        { "llama", "\"head_dim\": 10", "\"head_dim\": 12", 4, "o_proj" },
         { "llama", "\"vocab_size\": 67", "\"vocab_size\": 68", 4, "[68" },
         { "llama", "\"rope_theta\": 10000.0", "\"rope_theta\": -1", 4, "rope_theta" },
         { "llama", "\"model_type\": \"llama\"", "\"model_type\": \"lama\"", 3, "lama" },
@@ -298,7 +299,7 @@ static void bad_configs(void)
         { "phi", "rotary_factor\": 0.5", "rotary_factor\": 0.25", 4, "odd" },
         { "opt", "\"max_position_embeddings\": 300", "\"max_position_embeddings\": 301", 4,
           "embed_positions" },
-        { "qwen", "\"kv_channels\": 14", "\"kv_channels\": 16", 4, "c_attn" },
+        { "qwen", "\"kv_channels\": 14", "\"kv_channels\": 16", 4, "c_proj" },
         { "llava", "feature_layer\": -2", "feature_layer\": -9", 4, "feature layer" },
         { "llava", "\"default\"", "\"some\"", 4, "vision_feature_select_strategy" },
         { "llava", "\"clip_vision_model\"", "\"siglip_vision_model\"", 4, "siglip" },
