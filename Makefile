@@ -103,7 +103,7 @@ thread-test:
 # gcc-aarch64-linux-gnu and qemu-user.
 neon-test:
 	@$(MAKE) -s --no-print-directory CC=aarch64-linux-gnu-gcc BUILD=build-neon LDFLAGS=-static \
-	    build-neon/test/kernels build-neon/test/attention build-neon/test/conv
+	    build-neon/test/kernels build-neon/test/attention build-neon/test/conv build-neon/test/quant
 	@qemu-aarch64 -cpu max build-neon/test/kernels --cases 300
 	@qemu-aarch64 -cpu max build-neon/test/attention --cases 200
 	@qemu-aarch64 -cpu max build-neon/test/conv --cases 60

@@ -134,7 +134,7 @@ const OptionRow OPTIONS[] = {
     {0, "tensors", NULL, FLAG, AT(tensors), INFO, true, 0, 0,
      "name, type, shape, offset of every tensor"},
     {0, "full", NULL, FLAG, AT(full), BENCH, true, 0, 0,
-     "all shapes, with one thread, too (3 minutes)"},
+     "all shapes, with one thread, too (5 minutes)"},
     {0, "seconds", "S", NUMBER, AT(seconds), BENCH, true, 1, 86400,
      "to stop after, if 5 rounds are done (default 40)"},
     {0, "progress", "auto|none|plain", CHOICE, AT(progress), RUNS, false, 0, 0,
