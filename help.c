@@ -10,7 +10,6 @@
 static const char *const EXAMPLES =
     "  mm caption models/demo/one.png                    a small built-in model\n"
     "  mm caption -m blip photo.jpg                      what the picture shows\n"
-    "  mm vqa -m blip-vqa -p \"how many dogs?\" photo.jpg  an answer\n"
     "  mm classify -m clip --labels cat,dog *.jpg        labels with scores\n"
     "  mm chat -m qwen2.5 -p \"why is the sky blue?\"      an answer in words\n";
 

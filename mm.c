@@ -624,7 +624,7 @@ static const Command COMMANDS[] = {
       NULL, NULL },
     { "quantize", NULL, QUANTIZE, cmd_quantize, "MODEL OUT [--quant q8|q4]",
       "a model with weights in 8 or 4 bits",
-      "  mm quantize llama-7b llama-7b-q8               a folder that -m takes like any other\n"
+      "  mm quantize llama-7b llama-7b-q8               a folder that -m takes\n"
       "  mm quantize --quant q4 llama-7b llama-7b-q4\n",
       NULL, NULL },
     { "bench", NULL, BENCH, cmd_bench, "[--full] [KERNEL...]",

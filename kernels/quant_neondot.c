@@ -1,6 +1,6 @@
 /* quant_neondot.c -- quantised products for 64-bit ARM with dot products: ARMv8.2's sdot, in the
- * Cortex-A76 of 2018 and later, Apple's M1, Graviton 2. It multiplies 16 signed bytes with 16 others
- * and adds each four products to one of 4 sums; one operand may be four bytes of a register,
+ * Cortex-A76 of 2018 and later, Apple's M1, Graviton 2. It multiplies 16 signed bytes with 16
+ * others and adds each four products to one of 4 sums; one operand may be four bytes of a register,
  * repeated.
  *
  * Four columns of 8 rows are two registers of weights; four columns of 4 rows of activations are

@@ -98,7 +98,7 @@ run caption --labels a x; expect "an option of another command" 2 err=classify
 for c in segment generate pull verify completion; do
     run $c; expect "$c comes later" 2 err="later version"
 done
-for o in --shard=0/2 --mem=3G --quant=q8 --batch=2 --provenance --unordered --timeout=3; do
+for o in --shard=0/2 --mem=3G --batch=2 --provenance --unordered --timeout=3; do
     run caption $CAP $o x; expect "$o is not in this version" 2 err="not in this version"
 done
 run embed $CLIP --features cls x; expect "--features" 2 err="not in this version"
