@@ -68,7 +68,8 @@ static bool value_at(const Charsmap *m, size_t pos, size_t len, Str *by)
     return true;
 }
 
-/* Length of the longest (or the shortest) prefix of s that the table has; 0: none. */
+/* Length of the longest (or the shortest) prefix of s that the table has; 0: none. What ends inside
+ * a character does not count. */
 static size_t replacement(const Charsmap *m, Str s, bool longest, Str *by)
 {
     size_t found = 0, pos = m->n_units ? offset_of(unit_at(m, 0)) : 0;
@@ -77,7 +78,8 @@ static size_t replacement(const Charsmap *m, Str s, bool longest, Str *by)
         uint32_t u = unit_at(m, pos);
         if (pos >= m->n_units || (u & 0x800000FF) != (uint8_t)s.s[i]) break;
         pos ^= offset_of(u);
-        if ((u >> 8 & 1) && value_at(m, pos, i + 1, by)) found = i + 1;
+        bool inside = i + 1 < s.n && (s.s[i + 1] & 0xC0) == 0x80;      /* a character */
+        if ((u >> 8 & 1) && !inside && value_at(m, pos, i + 1, by)) found = i + 1;
         if (found && !longest) break;
     }
     return found;
