@@ -121,8 +121,9 @@ static inline void sip_round(uint64_t v[4])
 
 uint64_t hash_bytes(const void *bytes, size_t n, uint64_t salt)
 {
+    static const void *random;                   /* 16 bytes from the kernel */
     uint64_t key[2] = { 0, 0 };
-    const void *random = (const void *)getauxval(AT_RANDOM);     /* 16 bytes from the kernel */
+    if (!random) random = (const void *)getauxval(AT_RANDOM);
     if (random) memcpy(key, random, sizeof key);
     key[1] ^= salt;
     uint64_t v[4] = { key[0] ^ 0x736f6d6570736575, key[1] ^ 0x646f72616e646f6d,

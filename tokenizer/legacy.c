@@ -126,10 +126,12 @@ Tokenizer *tiktoken_parse(const char *name, const char *text, size_t n)
         int64_t rank;
         if (line.n == 0) continue;
         Str piece = tiktoken_line(t, line, at, pool, &rank);
-        if (vocab_get(&t->vocab, piece) || (rank < t->vocab.n_ids && t->vocab.of_id[rank]))
-            die(EXIT_FILE, "%s: the piece or the rank of line %d is there twice", t->name, at);
-        t->model.rank[t->vocab.n_pieces] = (int)rank;
+        int before = t->vocab.n_pieces;
+        bool twice = rank < t->vocab.n_ids && t->vocab.of_id[rank];
+        t->model.rank[before] = (int)rank;
         vocab_put(&t->vocab, t->name, piece, (int)rank);
+        if (twice || t->vocab.n_pieces == before)
+            die(EXIT_FILE, "%s: the piece or the rank of line %d is there twice", t->name, at);
         pool += piece.n;
     }
     if (t->vocab.n_pieces == 0) die(EXIT_FILE, "%s: there is no piece in it", t->name);

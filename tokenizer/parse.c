@@ -359,8 +359,8 @@ static void parse_unigram(Tokenizer *t, Json model)
         Json score = json_next(json_first(j));
         if (json_len(j) == 2) s.s = json_string(json_first(j), &s.n);
         if (!s.s || !json_is(score, JSON_NUMBER)) json_error(j, "is not a piece and its score");
-        if (vocab_get(&t->vocab, s)) json_error(j, "is a piece that is there twice");
         vocab_put(&t->vocab, t->name, s, id);
+        if (t->vocab.n_pieces == id) json_error(j, "is a piece that is there twice");
         t->model.score[id] = json_number(score);
     }
     if (!json_is(unk, JSON_NUMBER)) json_error(model, "has no unk_id, expected one");

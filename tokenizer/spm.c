@@ -142,9 +142,9 @@ static void read_piece(Wire w, Tokenizer *t, Spm *m)
         len = (size_t)utf8_check(s.s + i, s.n - i, &bad);
         if (!len) wire_error(&w, "a piece is not UTF-8");
     }
-    if (vocab_get(&t->vocab, s))
-        die(EXIT_FILE, "%s: the piece \"%s\" is there twice", t->name, quoted_n(s.s, s.n));
     vocab_put(&t->vocab, t->name, s, id);
+    if (t->vocab.n_pieces == id)
+        die(EXIT_FILE, "%s: the piece \"%s\" is there twice", t->name, quoted_n(s.s, s.n));
     m->kind[id] = (uint8_t)kind;
     m->score[id] = score;
 }
