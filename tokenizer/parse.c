@@ -16,6 +16,7 @@
  *   - strip_accents null means: as lowercase says.
  *   - ByteLevel's use_regex is true where the file does not say, even behind a Split.
  *   - Merges are "a b" in older files and ["a", "b"] in newer ones. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "machine.h"
@@ -344,6 +345,41 @@ static void parse_bpe(Tokenizer *t, Json model)
     for (Json j = json_first(merges); j.node; j = json_next(j)) parse_merge(t, j, rank++);
 }
 
+static double power_of_ten(int n)
+{
+    static const double EXACT[] = { 1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11,
+                                    1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21,
+                                    1e22 };
+    char text[16];
+    if (n < (int)(sizeof EXACT / sizeof EXACT[0])) return EXACT[n];
+    snprintf(text, sizeof text, "1e%d", n);
+    return strtod(text, NULL);
+}
+
+/* A score as the crate's JSON reader takes it, which may be one bit off: all digits that fit 64 bits
+ * as an integer, then one multiplication or division by a power of ten. Ties between ways to cut a
+ * word hang on that bit. */
+static double score_of(Json j)
+{
+    const char *p;
+    size_t n = json_span(j, &p);
+    const char *end = p + n;
+    bool negative = *p == '-', point = false, full = false;
+    uint64_t digits = 0;
+    int exponent = 0;
+    for (p += negative; p < end && *p != 'e' && *p != 'E'; p++) {
+        uint64_t digit = (uint64_t)(*p - '0');
+        if (*p == '.') { point = true; continue; }
+        full |= digits > (UINT64_MAX - digit) / 10;
+        if (!full) digits = digits * 10 + digit;
+        exponent += full ? !point : -(int)point;
+    }
+    if (p < end || exponent < -300 || exponent > 300) return json_number(j);     /* never seen */
+    double v = (double)digits;
+    v = exponent < 0 ? v / power_of_ten(-exponent) : v * power_of_ten(exponent);
+    return negative ? -v : v;
+}
+
 /* [[piece, score], ...]; the id is the place. */
 static void parse_unigram(Tokenizer *t, Json model)
 {
@@ -361,7 +397,7 @@ static void parse_unigram(Tokenizer *t, Json model)
         if (!s.s || !json_is(score, JSON_NUMBER)) json_error(j, "is not a piece and its score");
         vocab_put(&t->vocab, t->name, s, id);
         if (t->vocab.n_pieces == id) json_error(j, "is a piece that is there twice");
-        t->model.score[id] = json_number(score);
+        t->model.score[id] = score_of(score);
     }
     if (!json_is(unk, JSON_NUMBER)) json_error(model, "has no unk_id, expected one");
     const Piece *p = &t->vocab.piece[t->vocab.of_id[id_need(t, unk)] - 1];
