@@ -356,9 +356,9 @@ static double power_of_ten(int n)
     return strtod(text, NULL);
 }
 
-/* A score as the crate's JSON reader takes it, which may be one bit off: all digits that fit 64 bits
- * as an integer, then one multiplication or division by a power of ten. Ties between ways to cut a
- * word hang on that bit. */
+/* A score as the crate's JSON reader takes it, which may be one bit off: all digits that fit 64
+ * bits as an integer, then one multiplication or division by a power of ten. Ties between ways to
+ * cut a word hang on that bit. */
 static double score_of(Json j)
 {
     const char *p;
