@@ -61,7 +61,7 @@ class Stage:
 STAGES = {
     "tower": Stage(96_000, 16, {"": 2e-3}, mosaics=.5),
     "decoder": Stage(32_000, 8, {"": 2e-3}),
-    "caption": Stage(80_000, 16, {"blip.vision": 7e-4, "heads": 7e-4, "": 1e-3}),
+    "caption": Stage(120_000, 16, {"blip.vision": 7e-4, "heads": 7e-4, "": 1e-3}),
     "clip": Stage(72_000, 24, {"clip.vision": 8e-4, "heads": 8e-4, "": 2e-3}),
 }
 
