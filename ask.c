@@ -4,8 +4,8 @@
  *   question, -p or the record's, in the checkpoint's own template -> ids, the rows in their place
  *   -> the session -> the answer, trimmed
  *
- * Without a question it is asked to describe the picture. Many questions on one picture cost one run
- * of the image tower, and the session keeps what their prompts have in common.
+ * Without a question it is asked to describe the picture. Many questions on one picture cost one
+ * run of the image tower, and the session keeps what their prompts have in common.
  *
  * Easy to get wrong: the session's rows of an older picture are gone once the next one is there. */
 #include <string.h>

@@ -32,11 +32,11 @@ typedef struct {
 
 /* C[m, n] = A[m, k] . W[n, k]^T, both contiguous along k: PyTorch's Linear. lda and ldc are row
  * strides in elements; W is dense, of type F32, F16 or BF16. C must not overlap A or W. m_item is
- * the number of rows of one item (m is a multiple of it): few rows (up to 16) read the weights once,
- * as stored, at the speed of memory; many rows pack panels of W that stay in the cache. The choice
- * follows from m_item alone, and in both a row of C is the same whatever m is. The arithmetic is
- * f32, but that of many rows and BF16 is bf16 on CPUs that have it, unless kernels_init was told
- * `exact`: A is rounded to bf16, the sums are f32. */
+ * the number of rows of one item (m is a multiple of it): few rows (up to 16) read the weights
+ * once, as stored, at the speed of memory; many rows pack panels of W that stay in the cache. The
+ * choice follows from m_item alone, and in both a row of C is the same whatever m is. The
+ * arithmetic is f32, but that of many rows and BF16 is bf16 on CPUs that have it, unless
+ * kernels_init was told `exact`: A is rounded to bf16, the sums are f32. */
 void gemm(float *C, int ldc, const float *A, int lda, const void *W, DType type,
           int m, int n, int k, int m_item, Epilogue e);
 
@@ -145,8 +145,8 @@ static inline size_t rounded_bytes(int mr, int k)
 
 /* Resampling (resize.c): an output is clip8(sum of weight k times input first + k, k < n). Weights
  * have 22 fractional bits and are stored as two numbers of 16 bits, weight = high 2^15 + low with
- * 0 <= low < 2^15; two taps together: q[4 i] = { low, next low, high, next high }. The table goes on
- * with zeros to a multiple of four taps. clip8 rounds half up to an integer of 0 .. 255. */
+ * 0 <= low < 2^15; two taps together: q[4 i] = { low, next low, high, next high }. The table goes
+ * on with zeros to a multiple of four taps. clip8 rounds half up to an integer of 0 .. 255. */
 enum { TAP_BITS = 22 };
 typedef struct { int first, n; const int16_t *q; } Taps;
 
