@@ -165,10 +165,7 @@ static void finish(const Phase *p, float *S, int i, int rows, int j, int cols)
         size_t x = (size_t)(p->x0 + i % p->w * p->up);
         size_t picture = (size_t)(i / p->w / p->h);
         float *out = c->out + ((picture * c->out_h + y) * c->out_w + x) * c->c_out + channel;
-        if (c->e.bias) kernel.add(S, c->e.bias + channel, cols);
-        if (c->e.act) kernel.act[c->e.act](S, cols);
-        if (c->e.add) kernel.add(out, S, cols);
-        else memcpy(out, S, (size_t)cols * sizeof *out);
+        finish_row(out, S, &c->e, NULL, (int)channel, cols);
     }
 }
 

@@ -30,6 +30,11 @@ typedef struct {
     bool         add;        /*                C[i][j] += s instead of C[i][j] = s */
 } Epilogue;
 
+/* What every product and convolution ends with: the finished sums of columns j .. j+n-1 of a row
+ * pass through the epilogue to their place in C, which may be where they are. mul: the factors of
+ * these columns, NULL if there are none (e->mul is not looked at). The sums are changed. */
+void finish_row(float *C, float *sums, const Epilogue *e, const float *mul, int j, int n);
+
 /* C[m, n] = A[m, k] . W[n, k]^T, both contiguous along k: PyTorch's Linear. lda and ldc are row
  * strides in elements; W is dense, of type F32, F16 or BF16. C must not overlap A or W. m_item is
  * the number of rows of one item (m is a multiple of it): few rows (up to 16) read the weights

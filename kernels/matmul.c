@@ -72,17 +72,21 @@ typedef struct {
     int ldy, ldx, m, k;
 } Rounding;
 
+void finish_row(float *C, float *sums, const Epilogue *e, const float *mul, int j, int n)
+{
+    if (e->bias) kernel.add(sums, e->bias + j, n);
+    if (e->act) kernel.act[e->act](sums, n);
+    if (mul) kernel.mul(sums, mul, n);
+    if (e->add) kernel.add(C, sums, n);
+    else if (C != sums) memcpy(C, sums, (size_t)n * sizeof *C);
+}
+
 /* Finishes the sums S [rows, cols] and puts them at row i0, column j0 of C; S may be there. */
 static void finish(const Product *p, float *S, int lds, int i0, int j0, int rows, int cols)
 {
-    const Epilogue *e = &p->e;
-    for (int i = 0; i < rows; i++) {
-        float *s = S + (size_t)i * lds;
-        if (e->bias) kernel.add(s, e->bias + j0, cols);
-        if (e->act) kernel.act[e->act](s, cols);
-        if (e->mul) kernel.mul(s, e->mul + (size_t)(i0 + i) * p->n + j0, cols);
-        if (e->add) kernel.add(p->C + (size_t)(i0 + i) * p->ldc + j0, s, cols);
-    }
+    for (int i = i0; i < i0 + rows; i++, S += lds)
+        finish_row(p->C + (size_t)i * p->ldc + j0, S, &p->e,
+                   p->e.mul ? p->e.mul + (size_t)i * p->n + j0 : NULL, j0, cols);
 }
 
 static void few_task(void *ctx, int task, int worker)

@@ -44,14 +44,9 @@ typedef struct {
 
 static void finish(const Product *p, float *S, int lds, int i0, int j0, int rows, int cols)
 {
-    const Epilogue *e = &p->e;
-    for (int i = 0; i < rows; i++) {
-        float *s = S + (size_t)i * lds;
-        if (e->bias) kernel.add(s, e->bias + j0, cols);
-        if (e->act) kernel.act[e->act](s, cols);
-        if (e->mul) kernel.mul(s, e->mul + (size_t)(i0 + i) * p->n + j0, cols);
-        if (e->add) kernel.add(p->C + (size_t)(i0 + i) * p->ldc + j0, s, cols);
-    }
+    for (int i = i0; i < i0 + rows; i++, S += lds)
+        finish_row(p->C + (size_t)i * p->ldc + j0, S, &p->e,
+                   p->e.mul ? p->e.mul + (size_t)i * p->n + j0 : NULL, j0, cols);
 }
 
 static void round_task(void *ctx, int t, int worker)
@@ -108,9 +103,6 @@ static void many_task(void *ctx, int task, int worker)
     for (int b = 0; b < p->n_blocks; b += B_BLOCK)
         add_blocks(p, S, lds, panels, j, cols, i0, i1, b, min(B_BLOCK, p->n_blocks - b));
     finish(p, S, lds, i0, j, i1 - i0, cols);
-    for (int i = i0; i < i1 && !direct && !p->e.add; i++)
-        for (int c = 0; c < cols; c++)
-            p->C[(size_t)i * p->ldc + j + c] = S[(size_t)(i - i0) * lds + c];
 }
 
 /* Rounds A, with mr rows together. */

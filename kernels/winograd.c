@@ -42,7 +42,6 @@
  *   - What is summed in which order depends on c_in alone. */
 #include "kernels.h"
 
-#include <string.h>
 
 enum {
     K_BLOCK   = 64,         /* channels of a block: U of 36 * 64 * 64 * 4 = 590 KiB in L2 */
@@ -148,10 +147,7 @@ static void finish(float *Y, const Winograd *w, int t, int j, int cols)
         int y = at.y + i / 4, x = at.x + i % 4;
         if (y >= c->out_h || x >= c->out_w) continue;
         float *out = c->out + (((size_t)at.picture * c->out_h + y) * c->out_w + x) * c->c_out + j;
-        if (c->e.bias) kernel.add(Y, c->e.bias + j, cols);
-        if (c->e.act) kernel.act[c->e.act](Y, cols);
-        if (c->e.add) kernel.add(out, Y, cols);
-        else memcpy(out, Y, (size_t)cols * sizeof *out);
+        finish_row(out, Y, &c->e, NULL, j, cols);
     }
 }
 
