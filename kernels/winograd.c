@@ -42,6 +42,7 @@
  *   - What is summed in which order depends on c_in alone. */
 #include "kernels.h"
 
+#include <string.h>
 
 enum {
     K_BLOCK   = 64,         /* channels of a block: U of 36 * 64 * 64 * 4 = 590 KiB in L2 */
