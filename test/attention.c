@@ -7,9 +7,6 @@
  * share keys, items that do, items of several lengths, keys in three types. Each row is computed
  * once more in double; the bound follows from what goes wrong in a score. The steps: transposition,
  * and the three kernels in which queries are lanes. */
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include "check.h"
 
 /* === Attention, step by step ================================================================== */
@@ -234,11 +231,7 @@ static void test_attention(int type)
 
 /* === The table of tests ======================================================================= */
 
-static const struct {
-    const char *name;
-    void      (*test)(int arg);
-    int         arg, part;                      /* 1 / part of the cases */
-} TESTS[] = {
+static const SlotTest TESTS[] = {
     { "transpose", test_transpose, 0, 4 }, { "lane_scores", test_lane_scores, 0, 8 },
     { "lane_soften", test_lane_soften, 0, 4 }, { "lane_mix", test_lane_mix, 0, 8 },
     { "attention f32", test_attention, F32, 2 }, { "attention f16", test_attention, F16, 8 },
@@ -246,45 +239,12 @@ static const struct {
 };
 enum { N_TESTS = sizeof TESTS / sizeof *TESTS };
 
-static void verdict(bool ok) { *(ok ? &n_passed : &n_failed) += 1; }
-
-static long run_slot(int t)
-{
-    int n = (n_cases + TESTS[t].part - 1) / TESTS[t].part, failed = 0;
-    slot = TESTS[t].name;
-    for (int i = 0; i < n && failed < 3; i++) {
-        seed = only_seed ? only_seed : (uint64_t)(t + 1) * 1000003 + i;
-        state = seed;
-        size_t mark = scratch_mark();
-        case_failed = false;
-        TESTS[t].test(TESTS[t].arg);
-        check_guards();
-        failed += case_failed;
-        release();
-        scratch_reset(mark);
-        if (only_seed)
-            break;
-    }
-    verdict(!failed);
-    return n;
-}
-
 /* === Threads ================================================================================== */
-
-static uint64_t hash_floats(uint64_t h, const float *x, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        uint32_t bits;
-        memcpy(&bits, x + i, sizeof bits);
-        h = (h ^ bits) * 0x100000001b3u;
-    }
-    return h;
-}
 
 /* A digest of attentions of many shapes. */
 static uint64_t digest(void)
 {
-    uint64_t h = 14695981039346656037u;
+    uint64_t h = NO_FLOATS;
     for (int t = 0; t < 24; t++) {
         state = 77 + t;
         int m = t % 2 ? 1 + below(3) : 17 + below(250), d = 24, n_kv = t % 3 ? 300 : 2000;
@@ -302,59 +262,15 @@ static uint64_t digest(void)
     return h;
 }
 
-/* The pool is started once in a process: each number of threads gets its own. */
-static void test_threads(const char *level)
-{
-    static const int THREADS[] = { 1, 2, 3, 8 };
-    uint64_t h[4] = { 0 };
-    for (int t = 0; t < 4; t++) {
-        int fd[2];
-        if (pipe(fd))
-            bug("test/attention: no pipe");
-        fflush(stdout);
-        pid_t pid = fork();
-        if (pid == 0) {
-            threads_start(THREADS[t]);
-            kernels_init(level, false);
-            uint64_t mine = digest();
-            _exit(write(fd[1], &mine, sizeof mine) != sizeof mine);
-        }
-        close(fd[1]);
-        bool ok = pid > 0 && read(fd[0], h + t, sizeof *h) == sizeof *h && h[t] == h[0];
-        close(fd[0]);
-        waitpid(pid, NULL, 0);
-        if (!ok)
-            printf("failed: %s: %d threads do not give the bits of one\n", level, THREADS[t]);
-        verdict(ok);
-    }
-}
-
 static void test_level(const char *level)
 {
-    long cases = 0;
-    if (!only_seed) test_threads(level);
+    uint64_t want = 0;
+    if (!only_seed) test_threads(level, digest, &want);
     kernels_init(level, false);
-    for (int t = 0; t < N_TESTS; t++) cases += run_slot(t);
-    printf("%s: %d kinds, %ld cases\n", level, N_TESTS, cases);
+    run_slots(TESTS, N_TESTS);
 }
 
 int main(int argc, char **argv)
 {
-    const char *isa = NULL;
-    char levels[64];
-    memset(pool, 0xff, sizeof pool);
-    snprintf(levels, sizeof levels, "%s", kernels_available());
-    for (int i = 1; i + 1 < argc; i += 2) {
-        if (!strcmp(argv[i], "--isa")) isa = argv[i + 1];
-        else if (!strcmp(argv[i], "--cases")) n_cases = atoi(argv[i + 1]);
-        else if (!strcmp(argv[i], "--seed")) only_seed = strtoull(argv[i + 1], NULL, 10);
-    }
-    if (isa && !kernels_init(isa, false)) {
-        printf("attention: this CPU has %s\n", levels);
-        return 2;
-    }
-    for (char *level = strtok(levels, " "); level; level = strtok(NULL, " "))
-        if (!isa || !strcmp(isa, level)) test_level(level);
-    printf("attention: %d passed, %d failed, 0 skipped\n", n_passed, n_failed);
-    return n_failed > 0;
+    return run_levels("attention", argc, argv, test_level);
 }

@@ -1,5 +1,9 @@
 /* check.h -- what the tests of kernels share, in the manner of checkasm: random cases of awkward
- * sizes, memory that shows what was read or written beyond an edge, errors against a bound.
+ * sizes, memory that shows what was read or written beyond an edge, errors against a bound; and how
+ * such a program runs: level by level, slot by slot, with 1, 2, 3 and 8 threads.
+ *
+ *   test/NAME [--isa LEVEL] [--cases N] [--seed S]      all levels of this CPU, or one
+ *   test/NAME --best, --levels                          prints the best level, all levels
  *
  * For each slot, random cases: sizes with many ones, primes and neighbours of powers of two; row
  * distances larger than rows; addresses that are aligned to nothing. All memory around and between
@@ -19,6 +23,8 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "../kernels/kernels.h"
 #include "../tensor.h"
@@ -188,5 +194,119 @@ static void check_guards(void)
 
 /* gamma(n) = n u / (1 - n u) */
 static double gamma_n(double n) { return n * U / (1 - n * U); }
+
+/* === Running ================================================================================== */
+
+/* A row of a program's table of tests. */
+typedef struct {
+    const char *name;
+    void      (*test)(int arg);
+    int         arg, part;                      /* 1 / part of the cases */
+} SlotTest;
+
+static void verdict(bool ok) { *(ok ? &n_passed : &n_failed) += 1; }
+
+/* Random cases of the tests, at the level in force; the seed follows from row and case. */
+static void run_slots(const SlotTest *tests, int n_tests)
+{
+    long cases = 0;
+    for (int t = 0; t < n_tests; t++) {
+        int n = (n_cases + tests[t].part - 1) / tests[t].part, failed = 0;
+        slot = tests[t].name;
+        for (int i = 0; i < n && failed < 3; i++) {
+            seed = only_seed ? only_seed : (uint64_t)(t + 1) * 1000003 + i;
+            state = seed;
+            size_t mark = scratch_mark();
+            case_failed = false;
+            tests[t].test(tests[t].arg);
+            check_guards();
+            failed += case_failed;
+            release();
+            scratch_reset(mark);
+            if (only_seed) break;
+        }
+        verdict(!failed);
+        cases += n;
+    }
+    printf("%s: %d slots, %ld cases\n", kernels_level(), n_tests, cases);
+}
+
+/* A digest of floats (FNV-1a by bits) goes on from h; the first begins with NO_FLOATS. */
+static const uint64_t NO_FLOATS = 14695981039346656037u;
+
+static uint64_t hash_floats(uint64_t h, const float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, x + i, sizeof bits);
+        h = (h ^ bits) * 0x100000001b3u;
+    }
+    return h;
+}
+
+/* The same bits for 1, 2, 3 and 8 threads: digest() of each must be *want, or becomes that if it is
+ * still 0. The pool is started once in a process: each number of threads gets its own. */
+static void test_threads(const char *level, uint64_t (*digest)(void), uint64_t *want)
+{
+    static const int THREADS[] = { 1, 2, 3, 8 };
+    for (int t = 0; t < 4; t++) {
+        int fd[2];
+        uint64_t h = 0;
+        if (pipe(fd)) bug("test: no pipe");
+        fflush(stdout);
+        pid_t pid = fork();
+        if (pid == 0) {
+            threads_start(THREADS[t]);
+            kernels_init(level, false);
+            uint64_t mine = digest();
+            _exit(write(fd[1], &mine, sizeof mine) != sizeof mine);
+        }
+        close(fd[1]);
+        bool ok = pid > 0 && read(fd[0], &h, sizeof h) == sizeof h && h == (*want ? *want : h);
+        if (!*want) *want = h;
+        close(fd[0]);
+        waitpid(pid, NULL, 0);
+        if (!ok)
+            printf("failed: %s: %d threads do not give the same bits\n", level, THREADS[t]);
+        verdict(ok);
+    }
+}
+
+/* What main does: reads the options, calls test_level for all levels of this CPU or the one that is
+ * asked for, prints the sum. Returns the exit status. */
+static int run_levels(const char *name, int argc, char **argv, void (*test_level)(const char *))
+{
+    const char *isa = NULL;
+    char levels[64];
+    memset(pool, 0xff, sizeof pool);
+    snprintf(levels, sizeof levels, "%s", kernels_available());
+    for (int i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "--best")) {
+            puts(strrchr(levels, ' ') ? strrchr(levels, ' ') + 1 : levels);
+            return 0;
+        } else if (!strcmp(argv[i], "--levels")) {
+            puts(levels);
+            return 0;
+        } else if (i + 1 < argc && !strcmp(argv[i], "--isa")) {
+            isa = argv[++i];
+        } else if (i + 1 < argc && !strcmp(argv[i], "--cases")) {
+            n_cases = atoi(argv[++i]);
+        } else if (i + 1 < argc && !strcmp(argv[i], "--seed")) {
+            only_seed = strtoull(argv[++i], NULL, 10);
+        } else {
+            fprintf(stderr, "usage: %s [--best | --levels] [--isa LEVEL] [--cases N] [--seed S]\n",
+                    name);
+            return 2;
+        }
+    }
+    if (isa && !kernels_init(isa, false)) {
+        printf("%s: this CPU has %s\n", name, levels);
+        return 2;
+    }
+    for (char *level = strtok(levels, " "); level; level = strtok(NULL, " "))
+        if (!isa || !strcmp(isa, level)) test_level(level);
+    printf("%s: %d passed, %d failed, 0 skipped\n", name, n_passed, n_failed);
+    return n_failed > 0;
+}
 
 #endif

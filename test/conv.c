@@ -5,12 +5,7 @@
  * Random cases between guards: check.h. The definition is convolve_plain (kernels/conv_ref.c),
  * which adds up in double. The bounds are theorems as well: the definition, run on absolute values,
  * gives the sum of absolute products that they need. */
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include "check.h"
-
-static void verdict(bool ok) { *(ok ? &n_passed : &n_failed) += 1; }
 
 /* === Cases ==================================================================================== */
 
@@ -492,11 +487,7 @@ static void test_exact(const char *level)
 
 /* === The table of tests ======================================================================= */
 
-static const struct {
-    const char *name;
-    void      (*test)(int arg);
-    int         arg, part;                      /* 1 / part of the cases */
-} TESTS[] = {
+static const SlotTest TESTS[] = {
     { "any", test_conv, ANY, 4 }, { "3x3", test_conv, WINOGRAD, 4 },
     { "3x3 stride 2", test_conv, STRIDED, 8 }, { "patches", test_conv, PATCHES, 8 },
     { "transposed", test_conv, TRANSPOSED, 4 }, { "groups", test_conv, GROUPED, 8 },
@@ -507,31 +498,11 @@ static const struct {
 };
 enum { N_TESTS = sizeof TESTS / sizeof *TESTS };
 
-static long run_slot(int t)
-{
-    int n = (n_cases + TESTS[t].part - 1) / TESTS[t].part, failed = 0;
-    slot = TESTS[t].name;
-    for (int i = 0; i < n && failed < 3; i++) {
-        seed = only_seed ? only_seed : (uint64_t)(t + 1) * 1000003 + i;
-        state = seed;
-        size_t mark = scratch_mark();
-        case_failed = false;
-        TESTS[t].test(TESTS[t].arg);
-        check_guards();
-        failed += case_failed;
-        release();
-        scratch_reset(mark);
-        if (only_seed) break;
-    }
-    verdict(!failed);
-    return n;
-}
-
 /* === Threads ================================================================================== */
 
 static uint64_t digest(void)
 {
-    uint64_t h = 14695981039346656037u;
+    uint64_t h = NO_FLOATS;
     slot = "threads";
     for (int t = 0; t < 28; t++) {
         state = 77 + t;
@@ -541,73 +512,27 @@ static uint64_t digest(void)
         c.out = random_floats(n_out(&c), 1);
         c.e = (Epilogue){ .act = SILU, .add = t % 4 == 0 };
         convolve(&c);
-        for (size_t i = 0; i < n_out(&c); i++) {
-            uint32_t bits;
-            memcpy(&bits, c.out + i, sizeof bits);
-            h = (h ^ bits) * 0x100000001b3u;
-        }
+        h = hash_floats(h, c.out, n_out(&c));
         release();
     }
     return h;
 }
 
-/* The pool is started once in a process: each number of threads gets its own. */
-static void test_threads(const char *level)
-{
-    static const int THREADS[] = { 1, 2, 3, 8 };
-    uint64_t h[4] = { 0 };
-    for (int t = 0; t < 4; t++) {
-        int fd[2];
-        if (pipe(fd)) bug("test/conv: no pipe");
-        fflush(stdout);
-        pid_t pid = fork();
-        if (pid == 0) {
-            threads_start(THREADS[t]);
-            kernels_init(level, false);
-            uint64_t mine = digest();
-            _exit(write(fd[1], &mine, sizeof mine) != sizeof mine);
-        }
-        close(fd[1]);
-        bool ok = pid > 0 && read(fd[0], h + t, sizeof *h) == sizeof *h && h[t] == h[0];
-        close(fd[0]);
-        waitpid(pid, NULL, 0);
-        if (!ok) printf("failed: %s: %d threads do not give the bits of one\n", level, THREADS[t]);
-        verdict(ok);
-    }
-}
-
 static void test_level(const char *level)
 {
-    long cases = 0;
-    if (!only_seed) test_threads(level);
+    uint64_t want = 0;
+    if (!only_seed) test_threads(level, digest, &want);
     kernels_init(level, false);
-    for (int t = 0; t < N_TESTS; t++) cases += run_slot(t);
     if (!only_seed) {
         test_accuracy();
         test_exact(level);
         test_reference();
     }
-    printf("%s: %d kinds, %ld cases\n", level, N_TESTS, cases);
+    run_slots(TESTS, N_TESTS);
 }
 
 int main(int argc, char **argv)
 {
-    const char *isa = NULL;
-    char levels[64];
     n_cases = 200;
-    memset(pool, 0xff, sizeof pool);
-    snprintf(levels, sizeof levels, "%s", kernels_available());
-    for (int i = 1; i + 1 < argc; i += 2) {
-        if (!strcmp(argv[i], "--isa")) isa = argv[i + 1];
-        else if (!strcmp(argv[i], "--cases")) n_cases = atoi(argv[i + 1]);
-        else if (!strcmp(argv[i], "--seed")) only_seed = strtoull(argv[i + 1], NULL, 10);
-    }
-    if (isa && !kernels_init(isa, false)) {
-        printf("conv: this CPU has %s\n", levels);
-        return 2;
-    }
-    for (char *level = strtok(levels, " "); level; level = strtok(NULL, " "))
-        if (!isa || !strcmp(isa, level)) test_level(level);
-    printf("conv: %d passed, %d failed, 0 skipped\n", n_passed, n_failed);
-    return n_failed > 0;
+    return run_levels("conv", argc, argv, test_level);
 }

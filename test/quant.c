@@ -10,9 +10,6 @@
  *
  * A product of floats differs from that of the weights as they are stored by the rounding of the
  * activations: each is off by at most half of its block's scale, max|x| / 254. */
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include "check.h"
 
 /* === The format =============================================================================== */
@@ -330,7 +327,7 @@ static void test_gemm(int bits)
 
 /* === The table of tests ======================================================================= */
 
-static const struct { const char *name; void (*test)(int bits); int bits, part; } TESTS[] = {
+static const SlotTest TESTS[] = {
     { "encode q8", test_encode, 8, 4 }, { "encode q4", test_encode, 4, 8 },
     { "round", test_round, 0, 1 },
     { "few q8", test_few, 8, 4 }, { "few q4", test_few, 4, 4 },
@@ -339,34 +336,12 @@ static const struct { const char *name; void (*test)(int bits); int bits, part; 
 };
 enum { N_TESTS = sizeof TESTS / sizeof *TESTS };
 
-static void verdict(bool ok) { *(ok ? &n_passed : &n_failed) += 1; }
-
-static long run_slot(int t)
-{
-    int n = (n_cases + TESTS[t].part - 1) / TESTS[t].part, failed = 0;
-    slot = TESTS[t].name;
-    for (int i = 0; i < n && failed < 3; i++) {
-        seed = only_seed ? only_seed : (uint64_t)(t + 1) * 1000003 + i;
-        state = seed;
-        size_t mark = scratch_mark();
-        case_failed = false;
-        TESTS[t].test(TESTS[t].bits);
-        check_guards();
-        failed += case_failed;
-        release();
-        scratch_reset(mark);
-        if (only_seed) break;
-    }
-    verdict(!failed);
-    return n;
-}
-
 /* === Threads and levels ======================================================================= */
 
 /* A digest of products of many shapes: one number for all levels and all numbers of threads. */
 static uint64_t digest(void)
 {
-    uint64_t h = 14695981039346656037u;
+    uint64_t h = NO_FLOATS;
     for (int t = 0; t < 24; t++) {
         state = 77 + t;
         DType type = t % 2 ? Q8 : Q4;
@@ -374,79 +349,31 @@ static uint64_t digest(void)
         float *A = random_floats((size_t)m * k, 1), *C = random_floats((size_t)m * n, 1);
         void *W = random_blocks(type, n, k);
         gemm(C, n, A, k, W, type, m, n, k, m, (Epilogue){ .act = RELU, .add = t % 4 == 0 });
-        for (size_t i = 0; i < (size_t)m * n; i++) {
-            uint32_t bits;
-            memcpy(&bits, C + i, sizeof bits);
-            h = (h ^ bits) * 0x100000001b3u;
-        }
+        h = hash_floats(h, C, (size_t)m * n);
         release();
     }
     return h;
 }
 
-/* The pool is started once in a process: each number of threads gets its own. */
-static void test_threads(const char *level)
-{
-    static const int THREADS[] = { 1, 2, 3, 8 };
-    static uint64_t first;
-    for (int t = 0; t < 4; t++) {
-        int fd[2];
-        uint64_t h = 0;
-        if (pipe(fd)) bug("test/quant: no pipe");
-        fflush(stdout);
-        pid_t pid = fork();
-        if (pid == 0) {
-            threads_start(THREADS[t]);
-            kernels_init(level, false);
-            uint64_t mine = digest();
-            _exit(write(fd[1], &mine, sizeof mine) != sizeof mine);
-        }
-        close(fd[1]);
-        bool ok = pid > 0 && read(fd[0], &h, sizeof h) == sizeof h && h == (first ? first : h);
-        if (!first) first = h;
-        close(fd[0]);
-        waitpid(pid, NULL, 0);
-        if (!ok)
-            printf("failed: %s with %d threads does not give the bits of ref\n", level, THREADS[t]);
-        verdict(ok);
-    }
-}
-
+/* ref comes first, whatever level is asked for: the others must give its bits. */
 static void test_level(const char *level)
 {
-    long cases = 0;
+    static bool begun;
+    static uint64_t want;
+    if (!begun) {
+        begun = true;
+        if (!only_seed) test_error();
+        if (strcmp(level, "ref")) test_level("ref");
+    }
     kernels_init("ref", false);
     ref = kernel;
-    if (!only_seed) test_threads(level);
+    if (!only_seed) test_threads(level, digest, &want);
     kernels_init(level, false);
-    for (int t = 0; t < N_TESTS; t++) cases += run_slot(t);
-    printf("%s: %d slots, %ld cases\n", level, N_TESTS, cases);
+    run_slots(TESTS, N_TESTS);
 }
 
 int main(int argc, char **argv)
 {
-    const char *isa = NULL;
-    char levels[64];
-    memset(pool, 0xff, sizeof pool);
     n_cases = 800;
-    snprintf(levels, sizeof levels, "%s", kernels_available());
-    for (int i = 1; i < argc; i++) {
-        if (i + 1 < argc && !strcmp(argv[i], "--isa")) isa = argv[++i];
-        else if (i + 1 < argc && !strcmp(argv[i], "--cases")) n_cases = atoi(argv[++i]);
-        else if (i + 1 < argc && !strcmp(argv[i], "--seed"))
-            only_seed = strtoull(argv[++i], NULL, 10);
-        else {
-            fprintf(stderr, "usage: quant [--isa LEVEL] [--cases N] [--seed S]\n");
-            return 2;
-        }
-    }
-    if (isa && !kernels_init(isa, false)) {
-        printf("quant: this CPU has %s\n", levels);
-        return 2;
-    }
-    if (!only_seed) test_error();
-    for (char *level = strtok(levels, " "); level; level = strtok(NULL, " "))
-        if (!isa || !strcmp(isa, level) || !strcmp("ref", level)) test_level(level);
-    printf("quant: %d passed, %d failed, 0 skipped\n", n_passed, n_failed);
-    return n_failed > 0;
+    return run_levels("quant", argc, argv, test_level);
 }
