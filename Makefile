@@ -2,14 +2,17 @@
 CC      ?= cc
 CSTD     = -std=c11 -D_GNU_SOURCE
 WARN     = -Wall -Wextra -Wshadow -Wvla -Wmissing-prototypes -Wstrict-prototypes
-OPT     ?= -O3 -g
+# Small, but for the files in which time is spent: those have OPT_HOT (below).
+OPT     ?= -Os -g
+OPT_HOT ?= -O3
 HARDEN   = -fstack-protector-strong -fstack-clash-protection -fPIE \
            $(if $(SANITIZE),,-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2)
 STB     ?= /usr/include/stb
 BUILD   ?= build
 ARCH    := $(shell $(CC) -dumpmachine | cut -d- -f1)
-CFLAGS  += $(OPT) $(CSTD) $(WARN) $(HARDEN) $(SANITIZE) -ffp-contract=off -isystem $(STB)
-LDFLAGS += -pie -Wl,-z,relro,-z,now $(SANITIZE)
+CFLAGS  += $(OPT) $(CSTD) $(WARN) $(HARDEN) $(SANITIZE) -ffp-contract=off -isystem $(STB) \
+           -ffunction-sections -fdata-sections -fno-asynchronous-unwind-tables
+LDFLAGS += -pie -Wl,-z,relro,-z,now -Wl,--gc-sections $(SANITIZE)
 LDLIBS  += -lm -lpthread
 
 # make V=1 shows whole commands.
@@ -38,13 +41,15 @@ $(BUILD)/%.o: %.c $(wildcard *.h */*.h) Makefile
 
 # One line of flags per instruction set; the rest is built for the baseline of the architecture.
 AVX512 = -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c
-$(BUILD)/kernels/%_avx2.o:       ISA = -mavx2 -mfma -mf16c
-$(BUILD)/kernels/%_avx512.o:     ISA = $(AVX512)
-$(BUILD)/kernels/%_avx512vnni.o: ISA = $(AVX512) -mavx512vnni
-$(BUILD)/kernels/%_avx512bf16.o: ISA = $(AVX512) -mavx512vnni -mavx512bf16
-$(BUILD)/kernels/%_neondot.o:    ISA = -march=armv8.2-a+dotprod
-$(BUILD)/kernels/%_neoni8mm.o:   ISA = -march=armv8.2-a+dotprod+i8mm
-$(BUILD)/kernels/%_neonbf16.o:   ISA = -march=armv8.2-a+dotprod+bf16
+$(BUILD)/kernels/%_avx2.o:       ISA = $(OPT_HOT) -mavx2 -mfma -mf16c
+$(BUILD)/kernels/%_avx512.o:     ISA = $(OPT_HOT) $(AVX512)
+$(BUILD)/kernels/%_avx512vnni.o: ISA = $(OPT_HOT) $(AVX512) -mavx512vnni
+$(BUILD)/kernels/%_avx512bf16.o: ISA = $(OPT_HOT) $(AVX512) -mavx512vnni -mavx512bf16
+$(BUILD)/kernels/%_neondot.o:    ISA = $(OPT_HOT) -march=armv8.2-a+dotprod
+$(BUILD)/kernels/%_neoni8mm.o:   ISA = $(OPT_HOT) -march=armv8.2-a+dotprod+i8mm
+$(BUILD)/kernels/%_neonbf16.o:   ISA = $(OPT_HOT) -march=armv8.2-a+dotprod+bf16
+$(BUILD)/kernels/%_neon.o:       ISA = $(OPT_HOT)
+$(BUILD)/kernels/quant_ref.o $(BUILD)/sample.o $(BUILD)/jpeg.o: ISA = $(OPT_HOT)
 # Damaged pictures make stb_image's sums wrap and its bit reader shift too far: defined, or harmless.
 $(BUILD)/stb_image.o: ISA = -fwrapv $(if $(SANITIZE),-fno-sanitize=shift)
 
@@ -74,7 +79,7 @@ test: deps
 
 # Everything once more under AddressSanitizer and UBSan: slower, and it sees what nobody else sees.
 # What a test holds when it ends is no leak to look for: mm frees nothing.
-DEBUG = BUILD=build-debug OPT='-O1 -g' SANITIZE='-fsanitize=address,undefined'
+DEBUG = BUILD=build-debug OPT='-O1 -g' OPT_HOT=-O1 SANITIZE='-fsanitize=address,undefined'
 debug:
 	@$(MAKE) --no-print-directory $(DEBUG) build-debug/mm
 debug-test:
@@ -90,7 +95,7 @@ $(BUILD)/fuzz/%: $(BUILD)/test/fuzz/%.o $(OBJ)
 	@mkdir -p $(dir $@)
 	$(CC) $(LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
 fuzz:
-	@$(MAKE) --no-print-directory CC=clang BUILD=build-fuzz OPT='-O1 -g -DFUZZING=1' fuzzers \
+	@$(MAKE) --no-print-directory CC=clang BUILD=build-fuzz OPT='-O1 -g -DFUZZING=1' OPT_HOT=-O1 fuzzers \
 	    SANITIZE='-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined'
 fuzz-run: fuzz
 	@SECONDS_EACH=$(FUZZ_SECONDS) test/fuzz/run.sh build-fuzz
