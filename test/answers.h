@@ -206,6 +206,22 @@ static const int *ids_of(const Answers *a, int i, int *n)
     return t.data;
 }
 
+/* The first picture after preprocessing, against [1, 3, H, W]; false if the answers have none. */
+static bool check_pixels(const Answers *a, Tensor got)
+{
+    CkptEntry e;
+    int number;
+    if (!find(a, "pixel_values", &e, &number)) return false;
+    const float *want = (const float *)(a->bytes + e.offset);
+    size_t hw = (size_t)got.dim[0] * (size_t)got.dim[1];
+    double worst = 0;
+    for (size_t i = 0; i < hw; i++)
+        for (size_t c = 0; c < 3; c++)
+            worst = fmax(worst, fabs(f32(got)[i * 3 + c] - want[c * hw + i]));
+    check(e.dim[2] == got.dim[0] && worst < 1e-6, "pixel_values");
+    return true;
+}
+
 static void print_ids(const char *what, const int *id, int n)
 {
     printf("%s", what);

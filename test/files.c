@@ -6,7 +6,6 @@
  * parent looks at exit code and message. Files cut off at every byte, and with every bit changed,
  * are read in this process, from memory that ends where the file ends, so that a sanitizer sees
  * each step too far; die_landing brings die() back. */
-#include <dirent.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,30 +13,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "../tensor.h"
+#include "folder.h"
 
-static int  n_passed, n_failed, n_skipped;
-static char dir[256];                /* the model directory of the case in hand */
-
-static void check(bool ok, const char *what, const char *got)
-{
-    n_passed += ok;
-    n_failed += !ok;
-    if (!ok) printf("FAILED: %s: got %s\n", what, got);
-}
+static int  n_skipped;
 
 /* === Making files ============================================================================= */
-
-static const char *in_dir(const char *name) { return scratch_string("%s/%s", dir, name); }
-
-static void write_file(const char *name, const void *bytes, size_t n)
-{
-    FILE *f = fopen(in_dir(name), "wb");
-    if (!f || fwrite(bytes, 1, n, f) != n || fclose(f)) {
-        perror(in_dir(name));
-        exit(1);
-    }
-}
 
 static void write_text(const char *name, const char *text) { write_file(name, text, strlen(text)); }
 
@@ -58,23 +38,6 @@ static void write_model(const char *name, const char *header, size_t n_data)
     size_t n;
     uint8_t *bytes = build(&n, header, 0, n_data);
     write_file(name, bytes, n);
-}
-
-/* Removes what is in the folder, two levels deep at most. */
-static void empty(const char *folder)
-{
-    DIR *d = opendir(folder);
-    if (!d) return;
-    for (struct dirent *e; (e = readdir(d)); ) {
-        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..")) continue;
-        char path[600];
-        snprintf(path, sizeof path, "%s/%s", folder, e->d_name);
-        if (unlink(path) && rmdir(path)) {
-            empty(path);
-            rmdir(path);
-        }
-    }
-    closedir(d);
 }
 
 /* === Running a loader ========================================================================= */
@@ -806,15 +769,7 @@ static void built_in(void)
 
 int main(void)
 {
-    const char *tmp = getenv("TMPDIR");
-    snprintf(dir, sizeof dir, "%.200s/mm-files-XXXXXX", tmp ? tmp : "/tmp");
-    if (!mkdtemp(dir)) {
-        perror(dir);
-        return 1;
-    }
-    char *real = realpath(dir, NULL);
-    snprintf(dir, sizeof dir, "%.250s", real);
-    free(real);
+    make_dir("mm-files");
     bad_headers();
     blocks();
     bad_files();

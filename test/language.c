@@ -145,20 +145,6 @@ static Tensor llava_pixels(const char *dir, const char *image)
     return preprocess(image_decode(image, bytes, n, (ImageOptions){ 0 }), &p);
 }
 
-static void check_pixels(const Answers *a, Tensor got)
-{
-    CkptEntry e;
-    int number;
-    if (!check(find(a, "pixel_values", &e, &number), "pixel_values are there")) return;
-    const float *want = (const float *)(a->bytes + e.offset);
-    size_t hw = (size_t)got.dim[0] * (size_t)got.dim[1];
-    double worst = 0;
-    for (size_t i = 0; i < hw; i++)
-        for (size_t c = 0; c < 3; c++)
-            worst = fmax(worst, fabs(f32(got)[i * 3 + c] - want[c * hw + i]));
-    check(e.dim[2] == got.dim[0] && worst < 1e-6, "pixel_values");
-}
-
 /* The ids with rows first, first+1, ... of the session's pictures in place of IMAGE. */
 static int *with_rows(const int *ids, int n, int first)
 {
@@ -173,7 +159,7 @@ static void llava_case(Llava *v, Session *s, const char *dir, const Answers *a, 
     const char *image = json_str(json_at(a->cases, i), "image", "");
     const int *ids = ids_of(a, i, &n);
     Tensor pixels = llava_pixels(dir, image), want = answer(a, i, "greedy.ids");
-    if (i == 0) check_pixels(a, pixels);
+    if (i == 0) check(check_pixels(a, pixels), "pixel_values are there");
     Tensor rows_of = llava_image(v, pixels);
     check(n_rows(rows_of) == llava_n_tokens(v), "rows of a picture");
     near(f32(rows_of), answer(a, i, "rows"), "what the language model sees");

@@ -27,21 +27,6 @@ static Tensor pixels(const char *dir, const char *image, Preprocess standard)
     return preprocess(image_decode(image, bytes, n, (ImageOptions){ 0 }), &p);
 }
 
-/* The first picture after preprocessing, against [1, 3, H, W]. */
-static void check_pixels(const Answers *a, Tensor got)
-{
-    CkptEntry e;
-    int number;
-    if (!find(a, "pixel_values", &e, &number)) return;
-    const float *want = (const float *)(a->bytes + e.offset);
-    size_t hw = (size_t)got.dim[0] * (size_t)got.dim[1];
-    double worst = 0;
-    for (size_t i = 0; i < hw; i++)
-        for (size_t c = 0; c < 3; c++)
-            worst = fmax(worst, fabs(f32(got)[i * 3 + c] - want[c * hw + i]));
-    check(e.dim[2] == got.dim[0] && worst < 1e-6, "pixel_values");
-}
-
 /* === BLIP ===================================================================================== */
 
 static Generated blip_run(Blip *b, BlipImage im, const Answers *a, int i, GenOptions o)

@@ -17,18 +17,11 @@
 #include <unistd.h>
 
 #include "../convert.h"
+#include "folder.h"
 
 #define DATA "test/data/torch/"
 
-static int  n_passed, n_failed;
-static char dir[200], canary[240];   /* a folder for this run; what a hostile pickle would make */
-
-static void check(bool ok, const char *what, const char *got)
-{
-    n_passed += ok;
-    n_failed += !ok;
-    if (!ok) printf("FAILED: %s: got %s\n", what, got);
-}
+static char canary[300];             /* what a hostile pickle would make */
 
 static uint8_t *read_file(const char *path, size_t *n)
 {
@@ -43,15 +36,6 @@ static uint8_t *read_file(const char *path, size_t *n)
     if (fread(bytes, 1, *n, f) != *n) exit(1);
     fclose(f);
     return bytes;
-}
-
-static void write_file(const char *path, const void *bytes, size_t n)
-{
-    FILE *f = fopen(path, "wb");
-    if (!f || fwrite(bytes, 1, n, f) != n || fclose(f)) {
-        perror(path);
-        exit(1);
-    }
 }
 
 /* === What PyTorch reads ======================================================================= */
@@ -731,24 +715,6 @@ static void test_damage(void)
 
 /* === The command ============================================================================== */
 
-static const char *in_dir(const char *name) { return scratch_string("%s/%s", dir, name); }
-
-static void empty(const char *folder)
-{
-    DIR *d = opendir(folder);
-    if (!d) return;
-    for (struct dirent *e; (e = readdir(d)); ) {
-        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..")) continue;
-        char path[700];
-        snprintf(path, sizeof path, "%s/%s", folder, e->d_name);
-        if (unlink(path) && rmdir(path)) {
-            empty(path);
-            rmdir(path);
-        }
-    }
-    closedir(d);
-}
-
 /* How many entries the folder has, hidden and temporary ones as well. */
 static int count(const char *folder)
 {
@@ -825,13 +791,13 @@ static void test_command(void)
     Ckpt ck = ckpt_open(in_dir("s"));
     check(ckpt_count(ck) == 4 && ckpt_bytes(ck) == 144, "what the shards hold", "another number");
     mkdir(in_dir("two"), 0777);
-    write_file(in_dir("two/a.pt"), "x", 1);
-    write_file(in_dir("two/b.pt"), "x", 1);
+    write_file("two/a.pt", "x", 1);
+    write_file("two/b.pt", "x", 1);
     converts("two files of weights", in_dir("two"), in_dir("x"), 4, "has 2 files of weights");
-    write_file(in_dir("two/pytorch_model.bin.index.json"),
+    write_file("two/pytorch_model.bin.index.json",
                TEXT("{\"weight_map\":{\"a\":\"../../secret.bin\"}}"));
     converts("a path in an index", in_dir("two"), in_dir("x"), 4, "expected the name of a file");
-    write_file(in_dir("two/pytorch_model.bin.index.json"),
+    write_file("two/pytorch_model.bin.index.json",
                TEXT("{\"weight_map\":{\"a\":\"gone.bin\"}}"));
     converts("a shard that is not there", in_dir("two"), in_dir("x"), 4, "is not there");
     Buf b = { 0 };                                       /* 10^12 elements of one */
@@ -840,7 +806,7 @@ static void test_command(void)
     put_tensor(&b, 0, 1000000, 1000000, 0, 0);
     P(&b, "s.");
     Archive a = archive(&b);
-    write_file(in_dir("bomb.bin"), a.b.p, a.b.n);
+    write_file("bomb.bin", a.b.p, a.b.n);
     converts("a tensor that is mostly air", in_dir("bomb.bin"), in_dir("x"), 4, "share their num");
 }
 
@@ -874,8 +840,7 @@ static void test_delta(void)
 
 int main(void)
 {
-    snprintf(dir, sizeof dir, "%s/mm-pickle-XXXXXX", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp");
-    if (!mkdtemp(dir)) return perror(dir), 1;
+    make_dir("mm-pickle");
     snprintf(canary, sizeof canary, "%s.canary", dir);
     threads_start(2);
     void (*const tests[])(void) = { test_reading, test_names, test_sizes, test_structure,
