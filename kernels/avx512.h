@@ -4,7 +4,8 @@
  * Only files that are compiled for this instruction set include it. All of it is inlined: a copy
  * that the linker keeps for everybody would end the program on an older CPU.
  *
- * Easy to get wrong: part_x(p, n) with n <= 0 reads nothing and is 0; with n >= 16 it is load_x. */
+ * Easy to get wrong: part_x(p, 0) reads nothing and is 0, with n >= 16 it is load_x; n < 0 is a
+ * shift by too much. */
 #ifndef AVX512_H
 #define AVX512_H
 
