@@ -360,15 +360,16 @@ INLINE __m256i whole(__m256i low, __m256i high)
     return _mm256_srai_epi32(_mm256_add_epi32(low, _mm256_slli_epi32(high, 15)), TAP_BITS);
 }
 
-/* One output of the column pass, for what does not fill a register. */
+/* One output of the column pass, for what does not fill a register. The two sums may pass 2^31, as
+ * they do in registers; what they add up to does not, so it is right modulo 2^32. */
 static uint8_t one_output(const uint8_t *in, size_t stride, const Taps *t)
 {
-    int32_t low = 1 << (TAP_BITS - 1), high = 0;
+    uint32_t low = 1 << (TAP_BITS - 1), high = 0;
     for (int k = 0; k < t->n; k++) {
-        low += in[k * stride] * t->q[k / 2 * 4 + k % 2];
-        high += in[k * stride] * t->q[k / 2 * 4 + k % 2 + 2];
+        low += (uint32_t)(in[k * stride] * t->q[k / 2 * 4 + k % 2]);
+        high += (uint32_t)(in[k * stride] * t->q[k / 2 * 4 + k % 2 + 2]);
     }
-    int32_t v = (int32_t)((uint32_t)low + ((uint32_t)high << 15)) >> TAP_BITS;
+    int32_t v = (int32_t)(low + (high << 15)) >> TAP_BITS;
     return v < 0 ? 0 : v > 255 ? 255 : (uint8_t)v;
 }
 

@@ -277,8 +277,9 @@ static bool apart(const Tokenizer *t, Str word, const int *sym, int n_left, int 
     size_t mark = scratch_mark(), n = (size_t)n_left + (size_t)n_right;
     Row two = row_of(n);
     merge(t, word, sym, n, &two);
+    bool yes = two.n == 2 && two.len[0] == n_left;
     scratch_reset(mark);
-    return two.n == 2 && two.len[0] == n_left;
+    return yes;
 }
 
 static void emit(Row *out, const Row *row, size_t n)
