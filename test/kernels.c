@@ -415,7 +415,7 @@ static int resampled(const uint8_t *in, size_t step, const Taps *t)
     int64_t sum = 1 << (TAP_BITS - 1);
     for (int k = 0; k < t->n; k++) {
         const int16_t *q = t->q + k / 2 * 4 + k % 2;
-        sum += (int64_t)in[k * step] * (((int64_t)q[2] << 15) + q[0]);
+        sum += (int64_t)in[k * step] * ((int64_t)q[2] * (1 << 15) + q[0]);
     }
     sum >>= TAP_BITS;
     return sum < 0 ? 0 : sum > 255 ? 255 : (int)sum;
