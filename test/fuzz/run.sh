@@ -1,5 +1,6 @@
 #!/bin/sh
-# run.sh -- runs the fuzzers that `make fuzz` has built, SECONDS each (60), one after the other.
+# run.sh -- runs the fuzzers that `make fuzz` has built, SECONDS_EACH (60), as many at a time as
+# there are processors.
 # Usage: run.sh FOLDER [NAME...]. Corpora are kept in FOLDER/corpus: the next run begins where this
 # one ended. Seeds are the small files of the tests; words for the dictionaries, the strings in our
 # own sources. A finding is left in FOLDER as crash-*, and the exit status is 1.
@@ -51,19 +52,34 @@ words picture image.c formats.c jpeg.c png.c bitmap.c
 words tokenizer tokenizer/*.c
 words vocabulary tokenizer/spm.c tokenizer/legacy.c
 
-for name in "$@"; do
-    mkdir -p "$folder/corpus/$name"
-    "$folder/fuzz/$name" -max_total_time="$seconds" -timeout=20 -rss_limit_mb=2500 -max_len=40000 \
-        -artifact_prefix="$folder/$name-" -dict="$folder/$name.dict" -print_final_stats=1 \
-        "$folder/corpus/$name" >"$folder/$name.log" 2>&1
+# fuzz NAME: runs it and leaves what there is to say in NAME.said.
+fuzz() {
+    mkdir -p "$folder/corpus/$1"
+    "$folder/fuzz/$1" -max_total_time="$seconds" -timeout=20 -rss_limit_mb=2500 -max_len=40000 \
+        -artifact_prefix="$folder/$1-" -dict="$folder/$1.dict" -print_final_stats=1 \
+        "$folder/corpus/$1" >"$folder/$1.log" 2>&1
     code=$?
-    runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$folder/$name.log")
+    runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$folder/$1.log")
     if [ $code -eq 0 ]; then
-        echo "fuzz $name: ${runs:-0} runs, no finding"
+        echo "fuzz $1: ${runs:-0} runs, no finding"
     else
-        failed=1
-        echo "fuzz $name: FINDING (exit $code), see $folder/$name.log"
-        grep -E 'ERROR|SUMMARY|runtime error|mm: bug|Test unit' "$folder/$name.log" | head -10
-    fi
+        echo "fuzz $1: FINDING (exit $code), see $folder/$1.log"
+        grep -E 'ERROR|SUMMARY|runtime error|mm: bug|Test unit' "$folder/$1.log" | head -10
+    fi >"$folder/$1.said"
+}
+
+# One for each processor at a time.
+while [ $# -gt 0 ]; do
+    names=
+    while [ $# -gt 0 ] && [ "$(echo $names | wc -w)" -lt "$(nproc)" ]; do
+        rm -f "$folder/$1.said"
+        fuzz "$1" &
+        names="$names $1"; shift
+    done
+    wait
+    for name in $names; do
+        cat "$folder/$name.said"
+        grep -q 'no finding$' "$folder/$name.said" || failed=1
+    done
 done
 exit $failed
