@@ -29,19 +29,10 @@
 
 #include <string.h>
 
-enum { TILE_M = 6, TILE_N = 32, VECTORS = TILE_N / 16, STREAMS = 12 };
+enum { TILE_M = 6, TILE_N = 32, VECTORS = TILE_N / 16, STREAMS = 12, FEW = 8,
+       RB = Q_COLS + 8 };
 
 /* s += the four products of each lane of u (unsigned) with the four bytes at p (signed). */
-INLINE __m256i dot8(__m256i s, __m256i u, const void *p)
-{
-    __asm__("vpdpbusd %2%{1to8%}, %1, %0" : "+v"(s) : "v"(u), "m"(*(const int32_t *)p));
-    return s;
-}
-INLINE __m256i dot8_register(__m256i s, __m256i u, __m256i a)
-{
-    __asm__("vpdpbusd %2, %1, %0" : "+v"(s) : "v"(u), "v"(a));
-    return s;
-}
 INLINE __m512i dot16(__m512i s, __m512i u, const void *p)
 {
     __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(s) : "v"(u), "m"(*(const int32_t *)p));
@@ -87,171 +78,195 @@ static void round_avx512vnni(void *R, const float *A, int lda, int m, int mr, in
 
 /* === Few rows ================================================================================= */
 
-/* u[g]: the weights of columns 4g .. 4g+3 of 8 rows, + 128. */
-INLINE void load_q8(__m256i u[8], const BlockQ8 *b)
+/* 32 bytes at p and 32 at q. */
+INLINE __m512i halves(const void *p, const void *q)
+{
+    return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256(p)),
+                              _mm256_loadu_si256(q), 1);
+}
+
+/* u[g]: the weights of columns 4g .. 4g+3 of the 8 rows of two blocks, + 128. */
+INLINE void load_q8(__m512i u[8], const BlockQ8 *b0, const BlockQ8 *b1)
 {
     UNROLL
     for (int g = 0; g < 8; g++)
-        u[g] = _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)b->q[g]),
-                                _mm256_set1_epi8((char)0x80));
+        u[g] = _mm512_xor_si512(halves(b0->q[g], b1->q[g]), _mm512_set1_epi8((char)0x80));
 }
-INLINE void load_q4(__m256i u[8], const BlockQ4 *b)
+INLINE void load_q4(__m512i u[8], const BlockQ4 *b0, const BlockQ4 *b1)
 {
-    __m256i low = _mm256_set1_epi8(15), values = _mm256_broadcastsi128_si256(
+    __m512i low = _mm512_set1_epi8(15), values = _mm512_broadcast_i32x4(
         _mm_xor_si128(_mm_loadu_si128((const __m128i *)q4_values), _mm_set1_epi8((char)0x80)));
     UNROLL
     for (int g = 0; g < 4; g++) {
-        __m256i v = _mm256_loadu_si256((const __m256i *)b->q[g]);
-        u[g] = _mm256_shuffle_epi8(values, _mm256_and_si256(v, low));
-        u[g + 4] = _mm256_shuffle_epi8(values, _mm256_and_si256(_mm256_srli_epi16(v, 4), low));
+        __m512i v = halves(b0->q[g], b1->q[g]);
+        u[g] = _mm512_shuffle_epi8(values, _mm512_and_si512(v, low));
+        u[g + 4] = _mm512_shuffle_epi8(values, _mm512_and_si512(_mm512_srli_epi16(v, 4), low));
     }
 }
-
-INLINE __m256 scales8(const uint16_t *h)
+INLINE void load_blocks(__m512i u[8], const char *b0, const char *b1, const DType type)
 {
-    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)h));
+    if (type == Q8) load_q8(u, (const BlockQ8 *)b0, (const BlockQ8 *)b1);
+    else            load_q4(u, (const BlockQ4 *)b0, (const BlockQ4 *)b1);
 }
 
-/* M rows of activations by S rows of blocks, each `apart` of them behind the one before: so that
- * the memory delivers S long streams, whose prefetchers run ahead of the multipliers and over the
- * ends of pages together. One alone comes two thirds as fast. n columns are left to store. */
-#define FEW(name, Block)                                                                         \
-    INLINE void few_rows_##name(float *C, int ldc, const char *R, size_t r_row, const Block *W,  \
-                                int apart, int n, int n_blocks, const int M, const int S)        \
-    {                                                                                            \
-        __m256 sum[4][STREAMS];                                                                  \
-        UNROLL                                                                                   \
-        for (int i = 0; i < M; i++)                                                              \
-            UNROLL                                                                               \
-            for (int t = 0; t < S; t++) sum[i][t] = _mm256_setzero_ps();                         \
-        for (int b = 0; b < n_blocks; b++, W++, R += rounded_block(1)) {                         \
-            __m256i a[8];                        /* of one row there is room for in registers */ \
-            UNROLL                                                                               \
-            for (int g = 0; g < 8; g++) a[g] = _mm256_set1_epi32(*(const int *)(R + 4 * g));     \
-            UNROLL                                                                               \
-            for (int t = 0; t < S; t++) {                                                        \
-                const Block *w = W + (size_t)(t * apart) * (size_t)n_blocks;                     \
-                __m256i u[8];                                                                    \
-                load_##name(u, w);                                                               \
-                __m256 scale = scales8(w->scale);                                                \
-                UNROLL                                                                           \
-                for (int i = 0; i < M; i++) {                                                    \
-                    const char *r = R + (size_t)i * r_row;                                       \
-                    __m256i s = _mm256_set1_epi32(*(const int *)(r + Q_COLS + 4));               \
-                    UNROLL                                                                       \
-                    for (int g = 0; g < 8; g++)                                                  \
-                        s = M == 1 ? dot8_register(s, u[g], a[g]) : dot8(s, u[g], r + 4 * g);    \
-                    __m256 both = _mm256_set1_ps(*(const float *)(r + Q_COLS));                  \
-                    both = _mm256_mul_ps(scale, both);                                           \
-                    sum[i][t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(s), both, sum[i][t]);         \
-                }                                                                                \
-            }                                                                                    \
-        }                                                                                        \
-        UNROLL                                                                                   \
-        for (int i = 0; i < M; i++)                                                              \
-            UNROLL                                                                               \
-            for (int t = 0; t < S; t++) {                                                        \
-                int j = 8 * t * apart;                                                           \
-                _mm256_mask_storeu_ps(C + (size_t)i * ldc + j, (__mmask8)first(n - j),           \
-                                      sum[i][t]);                                                \
-            }                                                                                    \
-    }                                                                                            \
-                                                                                                 \
-    /* As many rows of blocks as make S streams; the number that are done. */                     \
-    INLINE int few_streams_##name(float *C, int ldc, const char *R, const Block *W, int n,       \
-                                  int k, const int M, const int S)                               \
-    {                                                                                            \
-        int n_blocks = (k + Q_COLS - 1) / Q_COLS, apart = (n + 7) / 8 / S;                       \
-        for (int j = 0; j < apart; j++)                                                          \
-            few_rows_##name(C + 8 * j, ldc, R, rounded_bytes(1, k),                              \
-                            W + (size_t)j * (size_t)n_blocks, apart, n - 8 * j, n_blocks, M, S); \
-        return apart * S;                                                                        \
-    }                                                                                            \
-                                                                                                 \
-    INLINE void few_all_##name(float *C, int ldc, const char *R, const char *W, int n, int k,    \
-                               const int M, const int S)                                         \
-    {                                                                                            \
-        size_t row = quant_bytes(sizeof(Block) == sizeof(BlockQ8) ? Q8 : Q4, 1, k);              \
-        int j = few_streams_##name(C, ldc, R, (const Block *)W, n, k, M, S);                     \
-        j += few_streams_##name(C + 8 * j, ldc, R, (const Block *)(W + (size_t)j * row),         \
-                                n - 8 * j, k, M, 4);                                             \
-        few_streams_##name(C + 8 * j, ldc, R, (const Block *)(W + (size_t)j * row), n - 8 * j,   \
-                           k, M, 1);                                                             \
-    }                                                                                            \
-                                                                                                 \
-    static void few_##name##_avx512vnni(float *C, int ldc, const void *R, const void *W, int m,  \
-                                        int n, int k)                                            \
-    {                                                                                            \
-        for (int i = 0; i < m; i += 4) {                                                         \
-            float *c = C + (size_t)i * ldc;                                                      \
-            const char *r = (const char *)R + (size_t)i * rounded_bytes(1, k);                   \
-            switch (m - i) {                                                                     \
-            case 1:  few_all_##name(c, ldc, r, W, n, k, 1, STREAMS); break;                      \
-            case 2:  few_all_##name(c, ldc, r, W, n, k, 2, 6); break;                            \
-            case 3:  few_all_##name(c, ldc, r, W, n, k, 3, 4); break;                            \
-            default: few_all_##name(c, ldc, r, W, n, k, 4, 4); break;                            \
-            }                                                                                    \
-        }                                                                                        \
+/* Their scales, with which a block of either type begins. */
+INLINE __m512 scales(const char *b0, const char *b1)
+{
+    __m128i s0 = _mm_loadu_si128((const __m128i *)b0), s1 = _mm_loadu_si128((const __m128i *)b1);
+    return _mm512_cvtph_ps(_mm256_inserti128_si256(_mm256_castsi128_si256(s0), s1, 1));
+}
+
+/* sum[i] += two blocks of W times that of row i of the activations, i < M. */
+INLINE void few_blocks(__m512 *sum, const char *W0, const char *W1, const char *R,
+                       const DType type, const int M)
+{
+    __m512i u[8], s[FEW];
+    load_blocks(u, W0, W1, type);
+    UNROLL
+    for (int i = 0; i < M; i++)
+        s[i] = _mm512_set1_epi32(*(const int *)(R + i * RB + Q_COLS + 4));
+    UNROLL
+    for (int g = 0; g < 8; g++)
+        UNROLL
+        for (int i = 0; i < M; i++) s[i] = dot16(s[i], u[g], R + i * RB + 4 * g);
+    __m512 scale = scales(W0, W1);
+    UNROLL
+    for (int i = 0; i < M; i++) {
+        __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(*(const float *)(R + i * RB + Q_COLS)));
+        sum[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(s[i]), both, sum[i]);
     }
+}
+
+static void few_store(float *C, int ldc, __m512 sum[][FEW], int m, int streams, int apart, int n)
+{
+    for (int t = 0; t < streams; t++, C += Q_ROWS * apart, n -= Q_ROWS * apart)
+        for (int i = 0; i < m; i++)
+            _mm256_mask_storeu_ps(C + (size_t)i * ldc, (__mmask8)first(n),
+                                  _mm256_loadu_ps((float *)&sum[t / 2][i] + 8 * (t % 2)));
+}
+
+/* m <= M rows of activations by `streams` rows of blocks, each `apart` of them behind the one
+ * before. */
+INLINE void few_streams(float *C, int ldc, const char *R, const char *W, int m, int streams,
+                        int apart, int n, int k, const DType type, const int M)
+{
+    __m512 sum[STREAMS / 2][FEW];
+    size_t w_row = (size_t)apart * quant_bytes(type, 1, k);
+    memset(sum, 0, sizeof sum);
+    for (int p = 0; p < k; p += Q_COLS, W += quant_bytes(type, 1, 1), R += RB) {
+        char a[FEW * RB];                    /* the rows' blocks, side by side */
+        const char *w = W;
+        for (int i = 0; i < M; i++)
+            memcpy(a + i * RB, R + (size_t)min(i, m - 1) * rounded_bytes(1, k), RB);
+        for (int t = 0; t < streams; t += 2, w += 2 * w_row)
+            few_blocks(sum[t / 2], w, t + 1 < streams ? w + w_row : w, a, type, M);
+    }
+    few_store(C, ldc, sum, m, streams, apart, n);
+}
+
+/* The same for any m: the first rows meet W in memory, those after them in the cache. */
+INLINE void few_rows(float *C, int ldc, const char *R, const char *W, int m, int streams, int apart,
+                     int n, int k, const DType type)
+{
+    for (; m > 0; m -= FEW, C += FEW * (size_t)ldc, R += FEW * rounded_bytes(1, k))
+        switch (m) {
+        case 1:         few_streams(C, ldc, R, W, m, streams, apart, n, k, type, 1); break;
+        case 2:         few_streams(C, ldc, R, W, m, streams, apart, n, k, type, 2); break;
+        case 3: case 4: few_streams(C, ldc, R, W, m, streams, apart, n, k, type, 4); break;
+        case 5: case 6: few_streams(C, ldc, R, W, m, streams, apart, n, k, type, 6); break;
+        default:        few_streams(C, ldc, R, W, min(m, FEW), streams, apart, n, k, type, FEW);
+        }
+}
+
+/* All of W, in as many streams as there can be, and what is left then: the memory delivers long
+ * streams, whose prefetchers run ahead of the multipliers and over the ends of pages together. One
+ * alone comes two thirds as fast; with many sums to a stream, fewer are better. */
+INLINE void few(float *C, int ldc, const char *R, const char *W, int m, int n, int k,
+                const DType type)
+{
+    while (n > 0) {
+        int rows = ceil_div(n, Q_ROWS), streams = min(rows, m > 4 ? STREAMS / 2 : STREAMS);
+        int apart = rows / streams;
+        for (int j = 0; j < apart; j++, C += Q_ROWS, W += quant_bytes(type, 1, k))
+            few_rows(C, ldc, R, W, m, streams, apart, n - Q_ROWS * j, k, type);
+        C += Q_ROWS * apart * (streams - 1);
+        W += (size_t)(apart * (streams - 1)) * quant_bytes(type, 1, k);
+        n -= Q_ROWS * apart * streams;
+    }
+}
+
+static void few_q8_avx512vnni(float *C, int ldc, const void *R, const void *W, int m, int n, int k)
+{
+    few(C, ldc, R, W, m, n, k, Q8);
+}
+static void few_q4_avx512vnni(float *C, int ldc, const void *R, const void *W, int m, int n, int k)
+{
+    few(C, ldc, R, W, m, n, k, Q4);
+}
 
 /* === Many rows ================================================================================ */
 
 /* The panel, block by block: 8 steps of 2 registers of weights, + 128, and 2 registers of scales.
  * Rows of blocks beyond the matrix are zero. */
-#define PACK(name, Block)                                                                        \
-    static void pack_##name##_avx512vnni(void *P, const void *W, size_t row_of_blocks, int nr,   \
-                                         int n_blocks)                                           \
-    {                                                                                            \
-        for (int strip = 0; strip < TILE_N / 8; strip++) {                                       \
-            const Block *w = (const Block *)((const char *)W + (size_t)strip * row_of_blocks);   \
-            char *to = (char *)P + 32 * strip;                                                   \
-            for (int b = 0; b < n_blocks; b++, w++, to += TILE_N * (Q_COLS + 4)) {               \
-                __m256i u[8] = { _mm256_setzero_si256() };                                       \
-                __m256 scale = _mm256_setzero_ps();                                              \
-                if (8 * strip < nr) {                                                            \
-                    load_##name(u, w);                                                           \
-                    scale = scales8(w->scale);                                                   \
-                }                                                                                \
-                UNROLL                                                                           \
-                for (int g = 0; g < 8; g++)                                                      \
-                    _mm256_storeu_si256((__m256i *)(to + 4 * TILE_N * g), u[g]);                 \
-                _mm256_storeu_ps((float *)(to + Q_COLS * TILE_N), scale);                        \
-            }                                                                                    \
-        }                                                                                        \
-    }
-FEW(q8, BlockQ8) PACK(q8, BlockQ8)
-FEW(q4, BlockQ4) PACK(q4, BlockQ4)
+INLINE void pack(char *P, const char *W, size_t row_of_blocks, int nr, int n_blocks,
+                 const DType type)
+{
+    static const BlockQ8 none;
+    for (int v = 0; v < VECTORS; v++)
+        for (int b = 0; b < n_blocks; b++) {
+            const char *at = W + (size_t)(2 * v) * row_of_blocks + (size_t)b * quant_bytes(type, 1, 1);
+            char *to = P + (size_t)b * TILE_N * (Q_COLS + 4) + 64 * v;
+            const char *b0 = nr > 16 * v ? at : (const char *)&none;
+            const char *b1 = nr > 16 * v + 8 ? at + row_of_blocks : (const char *)&none;
+            __m512i u[8];
+            load_blocks(u, b0, b1, type);
+            UNROLL
+            for (int g = 0; g < 8; g++) _mm512_storeu_si512(to + 4 * TILE_N * g, u[g]);
+            _mm512_storeu_ps(to + Q_COLS * TILE_N, scales(b0, b1));
+        }
+}
 
-/* M x 16 N of the tile; the last register of a row stores its first `last` lanes. */
-INLINE void tile_part(float *C, int ldc, const char *R, const char *P, int n_blocks,
-                      bool accumulate, int last, const int M, const int N)
+static void pack_q8_avx512vnni(void *P, const void *W, size_t row_of_blocks, int nr, int n_blocks)
+{
+    pack(P, W, row_of_blocks, nr, n_blocks, Q8);
+}
+static void pack_q4_avx512vnni(void *P, const void *W, size_t row_of_blocks, int nr, int n_blocks)
+{
+    pack(P, W, row_of_blocks, nr, n_blocks, Q4);
+}
+
+/* M rows of the tile; the second register of a row stores its first `last` lanes. */
+INLINE void tile(float *C, int ldc, const char *R, const char *P, int n_blocks, bool accumulate,
+                 const int n[VECTORS], const int M)
 {
     __m512 c[TILE_M][VECTORS];
     UNROLL
     for (int i = 0; i < M; i++)
         UNROLL
-        for (int v = 0; v < N; v++)
-            c[i][v] = accumulate ? part_f32(C + (size_t)i * ldc + 16 * v, v == N - 1 ? last : 16)
+        for (int v = 0; v < VECTORS; v++)
+            c[i][v] = accumulate ? part_f32(C + (size_t)i * ldc + 16 * v, n[v])
                                  : _mm512_setzero_ps();
     for (int b = 0; b < n_blocks; b++, R += rounded_block(M), P += TILE_N * (Q_COLS + 4)) {
         __m512i s[TILE_M][VECTORS];
         UNROLL
         for (int i = 0; i < M; i++)
             UNROLL
-            for (int v = 0; v < N; v++)
+            for (int v = 0; v < VECTORS; v++)
                 s[i][v] = _mm512_set1_epi32(*(const int *)(R + (Q_COLS + 4) * M + 4 * i));
         UNROLL
         for (int g = 0; g < 8; g++) {
             __m512i u[VECTORS];
             UNROLL
-            for (int v = 0; v < N; v++) u[v] = _mm512_loadu_si512(P + 4 * TILE_N * g + 64 * v);
+            for (int v = 0; v < VECTORS; v++)
+                u[v] = _mm512_loadu_si512(P + 4 * TILE_N * g + 64 * v);
             UNROLL
             for (int i = 0; i < M; i++)
                 UNROLL
-                for (int v = 0; v < N; v++) s[i][v] = dot16(s[i][v], u[v], R + 4 * (g * M + i));
+                for (int v = 0; v < VECTORS; v++)
+                    s[i][v] = dot16(s[i][v], u[v], R + 4 * (g * M + i));
         }
         UNROLL
-        for (int v = 0; v < N; v++) {
+        for (int v = 0; v < VECTORS; v++) {
             __m512 scale = _mm512_loadu_ps(P + Q_COLS * TILE_N + 64 * v);
             UNROLL
             for (int i = 0; i < M; i++) {
@@ -264,30 +279,21 @@ INLINE void tile_part(float *C, int ldc, const char *R, const char *P, int n_blo
     UNROLL
     for (int i = 0; i < M; i++)
         UNROLL
-        for (int v = 0; v < N; v++)
-            store(C + (size_t)i * ldc + 16 * v, v == N - 1 ? last : 16, c[i][v]);
+        for (int v = 0; v < VECTORS; v++)
+            store(C + (size_t)i * ldc + 16 * v, n[v], c[i][v]);
 }
-
-#define TILE_ROWS(M)                                                                             \
-    static void tile_##M(float *C, int ldc, const char *R, const char *P, int nr, int n_blocks,  \
-                         bool accumulate)                                                        \
-    {                                                                                            \
-        int last = (nr - 1) % 16 + 1;                                                            \
-        if (nr <= 16) tile_part(C, ldc, R, P, n_blocks, accumulate, last, M, 1);                 \
-        else          tile_part(C, ldc, R, P, n_blocks, accumulate, last, M, 2);                 \
-    }
-TILE_ROWS(1) TILE_ROWS(2) TILE_ROWS(3) TILE_ROWS(4) TILE_ROWS(5) TILE_ROWS(6)
 
 static void tile_avx512vnni(float *C, int ldc, const void *R, const void *P, int mr, int nr,
                             int n_blocks, bool accumulate)
 {
+    const int n[VECTORS] = { nr, nr > 16 ? nr - 16 : 0 };
     switch (mr) {
-    case 1:  tile_1(C, ldc, R, P, nr, n_blocks, accumulate); break;
-    case 2:  tile_2(C, ldc, R, P, nr, n_blocks, accumulate); break;
-    case 3:  tile_3(C, ldc, R, P, nr, n_blocks, accumulate); break;
-    case 4:  tile_4(C, ldc, R, P, nr, n_blocks, accumulate); break;
-    case 5:  tile_5(C, ldc, R, P, nr, n_blocks, accumulate); break;
-    default: tile_6(C, ldc, R, P, nr, n_blocks, accumulate); break;
+    case 1:  tile(C, ldc, R, P, n_blocks, accumulate, n, 1); break;
+    case 2:  tile(C, ldc, R, P, n_blocks, accumulate, n, 2); break;
+    case 3:  tile(C, ldc, R, P, n_blocks, accumulate, n, 3); break;
+    case 4:  tile(C, ldc, R, P, n_blocks, accumulate, n, 4); break;
+    case 5:  tile(C, ldc, R, P, n_blocks, accumulate, n, 5); break;
+    default: tile(C, ldc, R, P, n_blocks, accumulate, n, 6); break;
     }
 }
 

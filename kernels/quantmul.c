@@ -20,7 +20,7 @@
 #include "kernels.h"
 
 enum {
-    FEW_ROWS  = 4,          /* up to which unpacking a panel costs more than it brings */
+    FEW_ROWS  = 16,         /* up to which unpacking a panel costs more than it brings */
     B_BLOCK   = 16          /* blocks of k in a panel */
 };
 
