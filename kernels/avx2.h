@@ -15,6 +15,7 @@
 #include <string.h>
 
 #define INLINE static inline __attribute__((always_inline))
+#define NOINLINE __attribute__((noinline))
 #define UNROLL _Pragma("GCC unroll 16")         /* arrays of registers need constant indices */
 
 /* The mask of the first n lanes; all of them from 8 up. */

@@ -14,6 +14,7 @@
 #include <immintrin.h>
 
 #define INLINE static inline __attribute__((always_inline))
+#define NOINLINE __attribute__((noinline))
 #define UNROLL _Pragma("GCC unroll 16")         /* arrays of registers need constant indices */
 
 /* The mask of the first n lanes; all of them from 16 up. */

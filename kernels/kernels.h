@@ -197,6 +197,7 @@ typedef struct {
     void (*q_round)(void *R, const float *A, int lda, int m, int mr, int k);
     /* few rows: C[i][j], i < m, j < n; R: m times rounded with mr = 1 */
     void (*q_few[2])(float *C, int ldc, const void *R, const void *W, int m, int n, int k);
+    int q_few_rows;                  /* up to how many they are faster than panels and tiles */
     /* many rows: C[mr, nr] (+)= R . P; mr <= q_tile_m, the mr of R; nr <= q_tile_n. P: a panel of
      * n_blocks blocks of q_tile_n rows (a multiple of 8), q_tile_n * 36 bytes each, in an order
      * that only q_pack and q_tile know */

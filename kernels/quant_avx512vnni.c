@@ -20,9 +20,11 @@
  *              dpbusd alone would reach is the limit of this format, whatever the loop
  *   loads      of 16 (weights) + 96 (broadcasts), one a cycle, hidden behind the multipliers
  *
- * Few rows: 8 rows of W are a 256-bit register; dpbusd with half the width is issued twice as often
- * on Zen 4 and nothing has to be put together. A block of 272 bytes takes 10 cycles to multiply and
- * about 40 to arrive: the memory is the limit up to 4 rows.
+ * Few rows: the blocks of two streams side by side make 16 rows of W; up to 8 rows of activations
+ * pass by them, whose sums of floats lie in the first-level cache. Measured on Zen 4, cycles a
+ * block of 272 bytes from the cache: 12 for one row of activations, 25 for four, 49 for eight, of which
+ * dpbusd and what shares its unit need 40. From memory a block takes 28 to arrive, so that is the
+ * limit up to four rows; of Q4, whose blocks are half as large, up to three.
  *
  * Easy to get wrong: gcc 12's intrinsic for dpbusd copies the sum each time, hence the assembly. */
 #include "avx512.h"
@@ -137,7 +139,8 @@ INLINE void few_blocks(__m512 *sum, const char *W0, const char *W1, const char *
     }
 }
 
-static void few_store(float *C, int ldc, __m512 sum[][FEW], int m, int streams, int apart, int n)
+static NOINLINE void few_store(float *C, int ldc, __m512 sum[][FEW], int m, int streams, int apart,
+                               int n)
 {
     for (int t = 0; t < streams; t++, C += Q_ROWS * apart, n -= Q_ROWS * apart)
         for (int i = 0; i < m; i++)
@@ -172,7 +175,8 @@ INLINE void few_rows(float *C, int ldc, const char *R, const char *W, int m, int
         switch (m) {
         case 1:         few_streams(C, ldc, R, W, m, streams, apart, n, k, type, 1); break;
         case 2:         few_streams(C, ldc, R, W, m, streams, apart, n, k, type, 2); break;
-        case 3: case 4: few_streams(C, ldc, R, W, m, streams, apart, n, k, type, 4); break;
+        case 3:         few_streams(C, ldc, R, W, m, streams, apart, n, k, type, 3); break;
+        case 4:         few_streams(C, ldc, R, W, m, streams, apart, n, k, type, 4); break;
         case 5: case 6: few_streams(C, ldc, R, W, m, streams, apart, n, k, type, 6); break;
         default:        few_streams(C, ldc, R, W, min(m, FEW), streams, apart, n, k, type, FEW);
         }
@@ -214,7 +218,8 @@ INLINE void pack(char *P, const char *W, size_t row_of_blocks, int nr, int n_blo
     static const BlockQ8 none;
     for (int v = 0; v < VECTORS; v++)
         for (int b = 0; b < n_blocks; b++) {
-            const char *at = W + (size_t)(2 * v) * row_of_blocks + (size_t)b * quant_bytes(type, 1, 1);
+            const char *at = W + (size_t)(2 * v) * row_of_blocks +
+                             (size_t)b * quant_bytes(type, 1, 1);
             char *to = P + (size_t)b * TILE_N * (Q_COLS + 4) + 64 * v;
             const char *b0 = nr > 16 * v ? at : (const char *)&none;
             const char *b1 = nr > 16 * v + 8 ? at + row_of_blocks : (const char *)&none;
@@ -302,6 +307,7 @@ void quant_avx512vnni(Kernels *k)
     k->q_round = round_avx512vnni;
     k->q_few[Q8 - Q8] = few_q8_avx512vnni;
     k->q_few[Q4 - Q8] = few_q4_avx512vnni;
+    k->q_few_rows = 16;
     k->q_tile_m = TILE_M;
     k->q_tile_n = TILE_N;
     k->q_pack[Q8 - Q8] = pack_q8_avx512vnni;

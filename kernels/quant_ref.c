@@ -314,6 +314,7 @@ void quant_ref(Kernels *k)
     k->q_round = round_ref;
     k->q_few[Q8 - Q8] = few_q8_ref;
     k->q_few[Q4 - Q8] = few_q4_ref;
+    k->q_few_rows = 4;
     k->q_tile_m = TILE_M;
     k->q_tile_n = TILE_N;
     k->q_pack[Q8 - Q8] = pack_q8_ref;

@@ -19,10 +19,7 @@
  *   - With e.add, C holds the residual: sums of the first blocks must not pass through it. */
 #include "kernels.h"
 
-enum {
-    FEW_ROWS  = 16,         /* up to which unpacking a panel costs more than it brings */
-    B_BLOCK   = 16          /* blocks of k in a panel */
-};
+enum { B_BLOCK = 16 };      /* blocks of k in a panel */
 
 typedef struct {
     float *C;
@@ -130,7 +127,7 @@ void gemm_quant(float *C, int ldc, const float *A, int lda, const void *W, DType
     Product p = { .C = C, .A = A, .W = W, .type = type, .ldc = ldc, .lda = lda, .m = m, .n = n,
                   .k = k, .e = e, .n_blocks = ceil_div(k, Q_COLS),
                   .w_row = quant_bytes(type, 1, k) };
-    if (m <= FEW_ROWS) {
+    if (m <= kernel.q_few_rows) {
         round_rows(&p, 1);
         /* two tasks for each thread: long streams, which mostly end together */
         int strips = ceil_div(n, Q_ROWS);
