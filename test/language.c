@@ -2,7 +2,7 @@
  * from it (test/reference/language.py makes them; README.md there describes the answers).
  *
  *   test/language                   the tiny checkpoints under test/data/models
- *   test/language FOLDER NAME...    others of the same layout
+ *   test/language FOLDER NAME...    others of this layout; "llava..." is asked about pictures
  *
  *   traced case   every intermediate, in the order in which it is computed
  *   pictures      LLaVA in four layouts: pixels, rows, logits, tokens
@@ -179,7 +179,7 @@ static void test_llava(const char *name)
     const char *dir = keep_string("%s/%s", folder, name);
     Answers a = answers_load(dir);
     Llava *v = llava_load(ckpt_open(dir), config_of(dir));
-    Session *s = session_new(llava_text(v), (SessionOptions){ .ctx = 100 });
+    Session *s = session_new(llava_text(v), (SessionOptions){ .ctx = 84 + llava_n_tokens(v) });
     for (int i = 0; i < json_len(a.cases); i++) llava_case(v, s, dir, &a, i);
     check(session_len(s) > 0, "a session goes on");
     session_clear(s);
@@ -337,7 +337,8 @@ int main(int argc, char **argv)
     threads_start(0);
     if (argc > 1) {
         folder = argv[1];
-        for (int i = 2; i < argc; i++) test_model(argv[i]);
+        for (int i = 2; i < argc; i++)
+            (strncmp(argv[i], "llava", 5) ? test_model : test_llava)(argv[i]);
     } else {
         for (size_t i = 0; i < sizeof TINY / sizeof *TINY; i++) test_model(TINY[i]);
         for (size_t i = 0; i < sizeof WITH_PICTURES / sizeof *WITH_PICTURES; i++)

@@ -1,6 +1,6 @@
 """language.py -- tiny checkpoints of decoder-only language models and what transformers makes of them.
 
-    python language.py DIR [--full] [--only NAME...]
+    python language.py DIR [--full] [--only NAME...] [--qwen-code FOLDER]
     python language.py FILE --real ASSETS
 
 Writes DIR/NAME/ (config.json, generation_config.json, model.safetensors) and DIR/NAME.answers.* for
@@ -11,7 +11,8 @@ tested by `test/models FOLDER NAME...` (not committed). README.md describes the 
 Two layouts have no class in transformers 5: Qwen v1, and Phi as its authors first published it. Their
 tensors are those of Qwen2 and Phi under other names, so the reference runs these classes on the
 renamed tensors; what Qwen v1 does to texts longer than it was trained for (NTK-aware bases and log n
-in the queries) is added here as its paper and its published code define it.
+in the queries) is added here as its paper and its published code define it. With --qwen-code the
+published code itself answers (published.py), and the two must agree.
 
 Easy to get wrong:
   - Scaling by length is state of the model object: each run here begins with a fresh one.
@@ -24,6 +25,7 @@ import os
 
 import common                             # first: it keeps everything offline
 import numpy as np
+import published
 import torch
 import transformers.models.qwen2.modeling_qwen2 as modeling_qwen2
 from generation import BeamMargins
@@ -188,11 +190,20 @@ def portable():
 
 class Model:
     """A fresh model of a folder for each run, whatever its layout."""
+    qwen_code = None                         # a folder with Qwen v1's published code
 
     def __init__(self, folder, kind, config, tensors):
         self.kind, self.config, self.tensors, self.folder = kind, config, tensors, folder
 
+    def published(self):
+        return self.kind == "qwen" and self.qwen_code
+
     def fresh(self, prompt_len):
+        if self.published():
+            m = published.qwen(self.qwen_code, old_config("qwen", self.config))
+            m.load_state_dict({k: v.float() for k, v in old_tensors(self.tensors, "qwen").items()})
+            m.generation_config = GenerationConfig()
+            return m, None
         cls, model = CLASSES[self.kind]
         keys = {k: v for k, v in self.config.items() if k != "seq_length"}
         m = model(cls(**json.loads(json.dumps(keys)))).eval()
@@ -242,7 +253,7 @@ def trace(model, kind, prompt):
     """Every intermediate of the prompt and of two further tokens. (OPT flattens its batch before the
     MLP; here it stays.)"""
     def rename(name):
-        skip = name.endswith(("act_fn", "activation_fn", "rotary_emb", "model", "decoder"))
+        skip = name.endswith(("act_fn", "activation_fn", "rotary_emb", "model", "decoder", "transformer"))
         return None if skip else name
 
     def record(m):
@@ -250,6 +261,8 @@ def trace(model, kind, prompt):
         generate(m, prompt, 3, None)
         return t.stop()
     made = {k: t[None] if t.ndim == 2 else t for k, t in model.run(len(prompt), record).items()}
+    if model.published():                    # it computes all rows of logits, transformers the last
+        return made | {"lm_head": made["lm_head"][:, -1:]}
     if kind not in OLD:
         return made
     split = {}                               # by call: "name.1" is the second
@@ -390,8 +403,10 @@ def main():
     p.add_argument("--full", action="store_true")
     p.add_argument("--only", nargs="*")
     p.add_argument("--real")
+    p.add_argument("--qwen-code", help="folder of Qwen v1's published modeling_qwen.py")
     args = p.parse_args()
     portable()
+    Model.qwen_code = args.qwen_code
     if args.real:
         return real(args.out, args.real)
     common.Trace.only = r"nothing" if args.full else None
