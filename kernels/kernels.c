@@ -2,7 +2,8 @@
  *
  * A level is a row of LEVELS[]: a name, a question to the CPU, and functions that overwrite the
  * slots it does better. Rows are tried from the first to the last, so each level stands on those
- * before it and none needs to be complete.
+ * before it and none needs to be complete. A row that the CPU lacks is left out: on ARM bf16 and
+ * i8mm are apart, and one that has the former alone gets neonbf16 on top of neondot.
  *
  * Easy to get wrong:
  *   - That a CPU has AVX is not enough: the operating system must save its registers when it
@@ -70,8 +71,8 @@ enum { DOT = 1 << 20, I8MM = 1 << 13, BF16MM = 1 << 14 };  /* of HWCAP; and two 
 
 static bool has_neon(void)    { return getauxval(AT_HWCAP) & HWCAP_ASIMD; }
 static bool has_dot(void)     { return getauxval(AT_HWCAP) & DOT; }
-static bool has_i8mm(void)    { return getauxval(AT_HWCAP2) & I8MM; }
-static bool has_armbf16(void) { return getauxval(AT_HWCAP2) & BF16MM; }
+static bool has_i8mm(void)    { return has_dot() && getauxval(AT_HWCAP2) & I8MM; }
+static bool has_armbf16(void) { return has_dot() && getauxval(AT_HWCAP2) & BF16MM; }
 #endif
 
 typedef struct {
@@ -89,10 +90,10 @@ static const Level LEVELS[] = {
     { "avx512vnni", has_vnni, { quant_avx512vnni } },
     { "avx512bf16", has_avx512bf16, { gemm_avx512bf16 } },
 #elif defined(__aarch64__)
-    { "neon", has_neon, { gemm_neon, vector_neon, attention_neon, conv_neon } },
+    { "neon", has_neon, { gemm_neon, vector_neon, attention_neon, conv_neon, quant_neon } },
     { "neondot", has_dot, { quant_neondot } },
-    { "neoni8mm", has_i8mm, { NULL } },
-    { "neonbf16", has_armbf16, { NULL } },
+    { "neoni8mm", has_i8mm, { quant_neoni8mm } },
+    { "neonbf16", has_armbf16, { gemm_neonbf16 } },
 #endif
 };
 enum { N_LEVELS = sizeof LEVELS / sizeof *LEVELS };
@@ -101,15 +102,16 @@ static int level;                               /* index of the level in force *
 
 bool kernels_init(const char *cap, bool exact)
 {
-    int best = -1;
-    for (int i = 0; i < N_LEVELS && LEVELS[i].has(); i++) {
+    int best = 0;
+    for (int i = 0; i < N_LEVELS; i++) {
+        if (!LEVELS[i].has()) continue;
         best = i;
         if (cap && *cap && !strcmp(cap, LEVELS[i].name)) break;
     }
     if (cap && *cap && strcmp(cap, LEVELS[best].name)) return false;
     kernel.exact = exact;
     for (int i = 0; i <= best; i++)
-        for (int f = 0; f < 6 && LEVELS[i].fill[f]; f++)
+        for (int f = 0; f < 6 && LEVELS[i].fill[f] && LEVELS[i].has(); f++)
             LEVELS[i].fill[f](&kernel);
     level = best;
     return true;
@@ -121,7 +123,8 @@ const char *kernels_available(void)
 {
     static char list[64];
     int n = 0;
-    for (int i = 0; i < N_LEVELS && LEVELS[i].has(); i++)
-        n += snprintf(list + n, sizeof list - (size_t)n, "%s%s", i ? " " : "", LEVELS[i].name);
+    for (int i = 0; i < N_LEVELS; i++)
+        if (LEVELS[i].has())
+            n += snprintf(list + n, sizeof list - (size_t)n, "%s%s", i ? " " : "", LEVELS[i].name);
     return list;
 }

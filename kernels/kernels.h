@@ -184,8 +184,9 @@ typedef struct {
     /* one panel: rows j .. j+nr-1 of W [n, ldw], columns 0 .. k-1, transposed to f32 [k, tile_n] */
     void (*pack[3])(float *P, const void *W, int ldw, int nr, int k);   /* F32 F16 BF16 */
     /* the same where bf16 numbers are multiplied in pairs, with bf16 weights; NULL where they are
-     * not, and with exact. A has been rounded by narrow[BF16]; a panel is [k/2, tile_n]
-     * pairs, its last and that of A filled up with 0 if k is odd. lda and ldw in elements. */
+     * not, and with exact. A has been rounded by narrow[BF16], and k is filled up with 0 to a
+     * multiple of 4, in it and in the panel, whose order only these two know. lda and ldw in
+     * elements. */
     void (*tile_bf16)(float *C, int ldc, const uint16_t *A, int lda, const uint16_t *P, int mr,
                       int nr, int k, bool accumulate, Ahead *ahead);
     void (*pack_bf16)(uint16_t *P, const uint16_t *W, int ldw, int nr, int k);
@@ -270,9 +271,10 @@ typedef struct {
 extern Kernels kernel;
 
 /* Fills the table up to the level `cap` (NULL or "": the best). Levels of x86: ref avx2 avx512
- * avx512vnni avx512bf16; of ARM: ref neon neondot neoni8mm neonbf16. An unknown name, or one that
- * this CPU lacks, is not taken: returns false, and the table is not changed. exact: f32 is never
- * rounded to less and no algorithm taken that needs fewer operations (--exact). */
+ * avx512vnni avx512bf16; of ARM: ref neon neondot neoni8mm neonbf16. Each has those before it that
+ * this CPU has. An unknown name, or one that this CPU lacks, is not taken: returns false, and the
+ * table is not changed. exact: f32 is never rounded to less and no algorithm taken that needs fewer
+ * operations (--exact). */
 bool        kernels_init(const char *cap, bool exact);
 const char *kernels_level(void);             /* the level in force */
 const char *kernels_available(void);         /* "ref avx2 avx512" */
@@ -286,6 +288,7 @@ void gemm_avx2(Kernels *k);
 void gemm_avx512(Kernels *k);
 void gemm_avx512bf16(Kernels *k);
 void gemm_neon(Kernels *k);
+void gemm_neonbf16(Kernels *k);
 void conv_ref(Kernels *k);
 void conv_avx2(Kernels *k);
 void conv_avx512(Kernels *k);
@@ -296,7 +299,9 @@ void vector_neon(Kernels *k);
 void quant_ref(Kernels *k);
 void quant_avx2(Kernels *k);
 void quant_avx512vnni(Kernels *k);
+void quant_neon(Kernels *k);
 void quant_neondot(Kernels *k);
+void quant_neoni8mm(Kernels *k);
 
 /* Conversions of single values, exact (f16 and bf16 to f32). */
 float f16_to_f32(uint16_t h);

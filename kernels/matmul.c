@@ -223,7 +223,7 @@ static void round_task(void *ctx, int task, int worker)
     for (int i = task * ROUND_ROWS; i < min((task + 1) * ROUND_ROWS, r->m); i++) {
         uint16_t *y = r->y + (size_t)i * r->ldy;
         kernel.narrow[BF16](y, r->x + (size_t)i * r->ldx, r->k);
-        if (r->k < r->ldy) y[r->k] = 0;         /* the other half of the last pair */
+        for (int j = r->k; j % 4; j++) y[j] = 0;        /* the rest of the last pairs */
     }
 }
 
@@ -288,7 +288,7 @@ void gemm(float *C, int ldc, const float *A, int lda, const void *W, DType type,
     size_t mark = scratch_mark();
     if (p.pairs) round_rows(&p);
     int most = K_BLOCK * (int)(sizeof *A / p.a_size);
-    p.k_block = round_up(ceil_div(k, ceil_div(k, most)), 2);
+    p.k_block = round_up(ceil_div(k, ceil_div(k, most)), 4);
     plan(&p);
     run(&p, many_worker, min(n_threads(), p.n_tasks),
         (size_t)p.cols * p.k_block + (p.apart ? (size_t)p.row_part * p.cols : 0));

@@ -1,5 +1,5 @@
 /* neon.h -- what the kernels for 64-bit ARM have in common: loading weights of each type into
- * registers of 4 floats, the ends of rows, sums over lanes.
+ * registers of 4 floats, the ends of rows, blocks of quantised weights.
  *
  * Only files that are compiled for this instruction set include it. All of it is inlined: a copy
  * that the linker keeps for everybody would end the program on an older CPU.
@@ -68,6 +68,48 @@ INLINE void store(float *p, int n, float32x4_t v)
     if (n > 0) p[0] = vgetq_lane_f32(v, 0);
     if (n > 1) p[1] = vgetq_lane_f32(v, 1);
     if (n > 2) p[2] = vgetq_lane_f32(v, 2);
+}
+
+/* === Quantised weights ======================================================================== */
+
+/* w[g][h]: columns 4g .. 4g+3 of rows 4h .. 4h+3 of a block. */
+INLINE void load_q8(int8x16_t w[8][2], const BlockQ8 *b)
+{
+    UNROLL
+    for (int g = 0; g < 8; g++) {
+        w[g][0] = vld1q_s8(b->q[g][0]);
+        w[g][1] = vld1q_s8(b->q[g][4]);
+    }
+}
+INLINE void load_q4(int8x16_t w[8][2], const BlockQ4 *b)
+{
+    int8x16_t values = vld1q_s8(q4_values);
+    UNROLL
+    for (int g = 0; g < 4; g++)
+        UNROLL
+        for (int h = 0; h < 2; h++) {
+            uint8x16_t v = vld1q_u8(b->q[g][4 * h]);
+            w[g][h] = vqtbl1q_s8(values, vandq_u8(v, vdupq_n_u8(15)));
+            w[g + 4][h] = vqtbl1q_s8(values, vshrq_n_u8(v, 4));
+        }
+}
+
+/* Integers become floats by a subtraction: those of 1.5 * 2^23 and above are whole, so a sum that
+ * began with the bits of that number is, read as a float, larger by just itself, if it is below
+ * 2^22. Conversion takes a Cortex-A76 four times as long. */
+enum { MAGIC = 0x4b400000 };
+INLINE float32x4_t counted(int32x4_t s)
+{
+    return vsubq_f32(vreinterpretq_f32_s32(s), vdupq_n_f32(0x1.8p23f));
+}
+
+/* A block of a panel: 16 registers of weights, and 8 scales as f32. */
+INLINE void store_block(char *to, int8x16_t w[8][2], const uint16_t *scale)
+{
+    UNROLL
+    for (int v = 0; v < 16; v++) vst1q_s8((int8_t *)to + 16 * v, w[v / 2][v % 2]);
+    vst1q_f32((float *)(to + 256), load_f16(scale));
+    vst1q_f32((float *)(to + 272), load_f16(scale + 4));
 }
 
 #define FOR_EACH_TYPE(STAMP)                \

@@ -5,6 +5,7 @@
  *
  * Four columns of 8 rows are two registers of weights; four columns of 4 rows of activations are
  * one, whose quarters the instruction picks. No sign is in the way, and `start` is not needed.
+ * Activations are rounded by quant_neon.c.
  *
  * The tile (many rows): 4 x 8, for each block of 32 columns
  *
@@ -21,30 +22,6 @@
 
 enum { TILE_M = 4, TILE_N = 8 };
 
-/* === Weights ================================================================================== */
-
-/* w[g][h]: columns 4g .. 4g+3 of rows 4h .. 4h+3. */
-INLINE void load_q8(int8x16_t w[8][2], const BlockQ8 *b)
-{
-    UNROLL
-    for (int g = 0; g < 8; g++) {
-        w[g][0] = vld1q_s8(b->q[g][0]);
-        w[g][1] = vld1q_s8(b->q[g][4]);
-    }
-}
-INLINE void load_q4(int8x16_t w[8][2], const BlockQ4 *b)
-{
-    int8x16_t values = vld1q_s8(q4_values);
-    UNROLL
-    for (int g = 0; g < 4; g++)
-        UNROLL
-        for (int h = 0; h < 2; h++) {
-            uint8x16_t v = vld1q_u8(b->q[g][4 * h]);
-            w[g][h] = vqtbl1q_s8(values, vandq_u8(v, vdupq_n_u8(15)));
-            w[g + 4][h] = vqtbl1q_s8(values, vshrq_n_u8(v, 4));
-        }
-}
-
 /* === Few rows ================================================================================= */
 
 #define FEW(name, Block)                                                                         \
@@ -56,7 +33,7 @@ INLINE void load_q4(int8x16_t w[8][2], const BlockQ4 *b)
         float32x4_t scale = vld1q_dup_f32((const float *)(r + Q_COLS));                          \
         UNROLL                                                                                   \
         for (int h = 0; h < 2; h++) {                                                            \
-            int32x4_t s = vdupq_n_s32(0);                                                        \
+            int32x4_t s = vdupq_n_s32(MAGIC);                                                    \
             s = vdotq_laneq_s32(s, w[0][h], a[0], 0);                                            \
             s = vdotq_laneq_s32(s, w[1][h], a[0], 1);                                            \
             s = vdotq_laneq_s32(s, w[2][h], a[0], 2);                                            \
@@ -65,7 +42,7 @@ INLINE void load_q4(int8x16_t w[8][2], const BlockQ4 *b)
             s = vdotq_laneq_s32(s, w[5][h], a[1], 1);                                            \
             s = vdotq_laneq_s32(s, w[6][h], a[1], 2);                                            \
             s = vdotq_laneq_s32(s, w[7][h], a[1], 3);                                            \
-            sum[h] = vfmaq_f32(sum[h], vcvtq_f32_s32(s),                                         \
+            sum[h] = vfmaq_f32(sum[h], counted(s),                                               \
                                vmulq_f32(load_f16(b->scale + 4 * h), scale));                    \
         }                                                                                        \
     }                                                                                            \
@@ -96,10 +73,7 @@ INLINE void load_q4(int8x16_t w[8][2], const BlockQ4 *b)
             const Block *block = (const Block *)W + b;                                           \
             int8x16_t w[8][2];                                                                   \
             load_##name(w, block);                                                               \
-            UNROLL                                                                               \
-            for (int v = 0; v < 16; v++) vst1q_s8((int8_t *)to + 16 * v, w[v / 2][v % 2]);       \
-            vst1q_f32((float *)(to + 256), load_f16(block->scale));                              \
-            vst1q_f32((float *)(to + 272), load_f16(block->scale + 4));                          \
+            store_block(to, w, block->scale);                                                    \
         }                                                                                        \
     }
 FEW(q8, BlockQ8)
@@ -121,7 +95,7 @@ static void tile_4(float *C, int ldc, const char *R, const char *P, int nr, int 
     for (int b = 0; b < n_blocks; b++, R += rounded_block(TILE_M), P += TILE_N * (Q_COLS + 4)) {
         int32x4_t s[TILE_M][2];
         UNROLL
-        for (int i = 0; i < TILE_M; i++) s[i][0] = s[i][1] = vdupq_n_s32(0);
+        for (int i = 0; i < TILE_M; i++) s[i][0] = s[i][1] = vdupq_n_s32(MAGIC);
         UNROLL
         for (int g = 0; g < 8; g++) {
             int8x16_t a = vld1q_s8((const int8_t *)R + 16 * g);
@@ -140,7 +114,7 @@ static void tile_4(float *C, int ldc, const char *R, const char *P, int nr, int 
             UNROLL
             for (int i = 0; i < TILE_M; i++) {
                 float32x4_t a = vld1q_dup_f32((const float *)(R + Q_COLS * TILE_M + 4 * i));
-                c[i][h] = vfmaq_f32(c[i][h], vcvtq_f32_s32(s[i][h]), vmulq_f32(scale, a));
+                c[i][h] = vfmaq_f32(c[i][h], counted(s[i][h]), vmulq_f32(scale, a));
             }
         }
     }
@@ -161,14 +135,14 @@ static void tile_1(float *C, const char *R, const char *P, int mr, int nr, int n
     for (int b = 0; b < n_blocks; b++, R += rounded_block(mr), P += TILE_N * (Q_COLS + 4)) {
         float32x4_t a = vld1q_dup_f32((const float *)(R + Q_COLS * mr));
         for (int h = 0; h < 2; h++) {
-            int32x4_t s = vdupq_n_s32(0);
+            int32x4_t s = vdupq_n_s32(MAGIC);
             for (int g = 0; g < 8; g++) {
                 int32x4_t four = vld1q_dup_s32((const int32_t *)(R + 4 * g * mr));
                 s = vdotq_s32(s, vld1q_s8((const int8_t *)P + 32 * g + 16 * h),
                               vreinterpretq_s8_s32(four));
             }
             float32x4_t scale = vld1q_f32((const float *)(P + 256 + 16 * h));
-            c[h] = vfmaq_f32(c[h], vcvtq_f32_s32(s), vmulq_f32(scale, a));
+            c[h] = vfmaq_f32(c[h], counted(s), vmulq_f32(scale, a));
         }
     }
     for (int h = 0; h < 2; h++)
