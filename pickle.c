@@ -132,7 +132,7 @@ static int64_t decimal(Pickle *p, const char *s, size_t n, bool *small)
         *small = *small && !__builtin_mul_overflow(v, 10, &v)
               && !__builtin_add_overflow(v, s[i] - '0', &v);
     }
-    return minus ? -v : v;
+    return minus && *small ? -v : v;             /* too large, it may be INT64_MIN */
 }
 
 /* === The stack ================================================================================ */

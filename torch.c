@@ -101,6 +101,12 @@ static Block *block_of(Torch *t, const Value *key)
     return *at = b;
 }
 
+/* It becomes part of a record's name: no zero byte. */
+static bool is_key(const Value *v)
+{
+    return v->kind == V_TEXT && v->n <= MAX_KEY && !memchr(v->text, 0, v->n);
+}
+
 /* n elements of a type, in bytes. */
 static uint64_t whole_bytes(const Pickle *p, int64_t n, int size)
 {
@@ -149,7 +155,7 @@ static Value *load_storage(Pickle *p, const Value *id)
     Torch *t = p->ctx;
     bool module = id->kind == V_TUPLE && id->n && value_is(id->item[0], "module");
     if (id->kind != V_TUPLE || id->n != (t->old ? 6 : 5) || !value_is(id->item[0], "storage")
-        || id->item[2]->kind != V_TEXT || id->item[4]->kind != V_INT) {
+        || id->item[4]->kind != V_INT) {
         if (!module) pickle_error(p, "what stands for a storage is no (\"storage\", type, ..)");
         Value *v = pickle_value(p, V_OBJECT);              /* source code of a class: not needed */
         v->text = "torch.nn.Module";
@@ -165,8 +171,7 @@ static Value *load_storage(Pickle *p, const Value *id)
         v->n = (uint32_t)strlen(v->text);
         return v;
     }
-    if (id->item[2]->n > MAX_KEY)
-        pickle_error(p, "the key of a storage has %u bytes", id->item[2]->n);
+    if (!is_key(id->item[2])) pickle_error(p, "the key of a storage is no short text");
     Block *b = block_of(t, id->item[2]);
     uint64_t n = whole_bytes(p, id->item[4]->number, type->size);
     bool first = !b->size;
@@ -496,7 +501,7 @@ static void read_blocks(Torch *t, Pickle *p, const Value *keys)
         die(EXIT_FILE, "%s: has no list of storages after its pickle", quoted(t->shown));
     for (uint32_t i = 0; i < keys->n; i++) {
         const Value *key = keys->item[i];
-        if (key->kind != V_TEXT || key->n > MAX_KEY)
+        if (!is_key(key))
             die(EXIT_FILE, "%s: the key of a storage is no short text", quoted(t->shown));
         size_t known = t->n_blocks;
         Block *b = block_of(t, key);

@@ -474,6 +474,9 @@ static void test_structure(void)
         C("an empty dictionary", "\x80\2}.", "has no tensors"),
         C("bytes behind its end", "\x80\2}..", "goes on after its end"),
         C("a storage that is no tuple", "\x80\2NQ.", "stands for a storage"),
+        C("a key with a zero byte", "\x80\2(X\7\0\0\0storagectorch\nFloatStorage\nX\3\0\0\0a\0b"
+          "NK\6tQ.", "no short text"),
+        C("the least of 64 bits", "L-9223372036854775808L\n.", "neither dictionary nor tensor"),
         C("a tensor of nothing", "\x80\2ctorch._utils\n_rebuild_tensor_v2\n)R.",
           "is made of 0 things"),
     };
