@@ -118,8 +118,8 @@ static int projections(Json config)
     const char *type = json_str(config, "mm_projector_type", "linear");
     if (!strcmp(type, "linear")) return 1;
     if (!strcmp(type, "identity")) return 0;
-    int n = type[3] >= '1' && type[3] <= '8' ? type[3] - '0' : 0;
-    if (strncmp(type, "mlp", 3) || !n || strcmp(type + 4, "x_gelu"))
+    int n = strncmp(type, "mlp", 3) ? 0 : type[3] - '0';
+    if (n < 1 || n > MAX_PROJECTIONS || strcmp(type + 4, "x_gelu"))
         json_error(json_get(config, "mm_projector_type"), "is %s: mm knows linear, identity and "
                    "mlp1x_gelu to mlp8x_gelu", quoted(type));
     return n;
@@ -158,7 +158,7 @@ static void load_original(Llava *v, Ckpt ck, Json config)
     v->n_project = projections(config);
     v->name = "model.mm_projector";
     Ckpt p = ckpt_at(ck, "model.");
-    int d = llama_dim(v->text), d_in = vit_dim(v->tower);
+    int d = llama_dim(v->text), d_in = vit_dim(v->tower) * v->n_features;
     bool bare = ckpt_has(p, "mm_projector.weight");          /* one linear, not in a list */
     for (int i = 0; i < v->n_project; i++, d_in = d)
         v->project[i] = linear_load(p, bare ? "mm_projector"

@@ -292,6 +292,8 @@ static void bad_configs(void)
         { "llava-first", "models/llava-first/tower", "models/no/tower", 3, "models/no/tower" },
         { "llava-first-mlp", "\"mlp2x_gelu\"", "\"mlp\"", 4, "mm_projector_type" },
         { "llava-first-mlp", "\"mlp2x_gelu\"", "\"mlp3x_gelu\"", 4, "mm_projector.4" },
+        { "llava-first-mlp", "\"mlp2x_gelu\"", "\"\"", 4, "mm_projector_type" },
+        { "llava-first-mlp", "select_layer\": -2", "select_layer\": [-2, 1]", 4, "[42, 72]" },
     };
     for (size_t i = 0; i < sizeof BAD / sizeof *BAD; i++)
         dies(BAD[i].name, BAD[i].from, BAD[i].to, BAD[i].code, BAD[i].says);
