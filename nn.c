@@ -136,8 +136,8 @@ Linear linear_rows(Linear l, int first, int n)
 
 /* === Rows in parallel ========================================================================= */
 
-/* Waking the threads costs about as much as touching this many numbers. */
-enum { WORTH_THREADS = 1 << 15 };
+/* Waking the threads costs about as much as touching so many numbers; and what a task touches. */
+enum { WORTH_THREADS = 1 << 15, TASK_NUMBERS = 1 << 13 };
 
 typedef void RowsFn(const void *ctx, int first, int n);
 typedef struct { RowsFn *fn; const void *ctx; int n_rows, n_block; } RowsJob;
@@ -158,7 +158,7 @@ static void for_rows(int n, int n_col, RowsFn *fn, const void *ctx)
         fn(ctx, 0, n);
         return;
     }
-    RowsJob job = { fn, ctx, n, 1 + WORTH_THREADS / n_col };
+    RowsJob job = { fn, ctx, n, 1 + TASK_NUMBERS / n_col };
     parallel_for((n + job.n_block - 1) / job.n_block, rows_task, &job);
 }
 

@@ -1,7 +1,10 @@
 /* threads.c -- one pool of threads, one way to use it: parallel_for.
  *
- * A job is n tasks; the threads, the calling one among them, take the next index from a counter
- * until none is left. Results cannot depend on who took what, since a task knows only its index.
+ * A job is n tasks. Each thread, the calling one among them, has a share of them, indices that
+ * follow each other, and takes the next from its front. Whose share is empty helps where most is
+ * left, from the back. Results cannot depend on who took what, since a task knows only its index;
+ * but what a thread wrote it mostly finds in its own cache, when the next job is cut the same way:
+ * on many machines it takes a third of a microsecond to get a line out of another core's.
  *
  *   main:    publish job, wake sleepers -> take tasks -> close the job -> wait for those inside
  *   worker:  wait for a new job -> enter, if it is still open -> take tasks -> leave
@@ -43,8 +46,6 @@ static struct {
     atomic_uint     job;                     /* number of the newest job */
     bool            open;                    /* may workers still enter it? */
     atomic_int      n_inside;                /* workers that have entered and not left */
-    atomic_int      next;                    /* next task */
-    int             n_tasks;
     TaskFn         *fn;
     void           *ctx;
     bool            busy;                    /* written by the main thread alone */
@@ -56,10 +57,38 @@ bool threads_busy(void) { return pool.busy; }
 int  n_threads(void)    { return pool.n; }
 const char *threads_reason(void) { return pool.reason; }
 
+/* What is left of each thread's share: the first task, and 2^32 times the end. */
+static struct { _Alignas(128) _Atomic uint64_t left; } share[MAX_THREADS];
+
+static int first_of(uint64_t left) { return (int)(uint32_t)left; }
+static int count_of(uint64_t left) { return (int)(left >> 32) - first_of(left); }
+
+/* The next task of a share, from its front or its back; -1 if none is left. */
+static int take(int owner, bool back)
+{
+    uint64_t left = atomic_load(&share[owner].left), less;
+    do {
+        if (count_of(left) <= 0) return -1;
+        less = back ? left - ((uint64_t)1 << 32) : left + 1;
+    } while (!atomic_compare_exchange_weak(&share[owner].left, &left, less));
+    return back ? (int)(less >> 32) : first_of(left);
+}
+
+static int most_left(void)
+{
+    int most = 0, count = 0;
+    for (int i = 0; i < pool.n; i++) {
+        int n = count_of(atomic_load(&share[i].left));
+        if (n > count) most = i, count = n;
+    }
+    return most;
+}
+
 static void take_tasks(int worker)
 {
-    for (int i; (i = atomic_fetch_add(&pool.next, 1)) < pool.n_tasks; )
-        pool.fn(pool.ctx, i, worker);
+    int i;
+    while ((i = take(worker, false)) >= 0) pool.fn(pool.ctx, i, worker);
+    while ((i = take(most_left(), true)) >= 0) pool.fn(pool.ctx, i, worker);
 }
 
 /* Waits for a job newer than `seen`: awake for a moment, then asleep. Returns with the lock. */
@@ -104,8 +133,11 @@ void parallel_for(int n, TaskFn *fn, void *ctx)
     pthread_mutex_lock(&pool.lock);
     pool.fn = fn;
     pool.ctx = ctx;
-    pool.n_tasks = n;
-    atomic_store(&pool.next, 0);
+    for (int i = 0; i < pool.n; i++) {
+        uint64_t first = (uint64_t)n * (uint64_t)i / (uint64_t)pool.n;
+        uint64_t end = (uint64_t)n * (uint64_t)(i + 1) / (uint64_t)pool.n;
+        atomic_store(&share[i].left, end << 32 | first);
+    }
     pool.open = pool.busy = true;
     atomic_fetch_add(&pool.job, 1);
     if (pool.n_sleeping) pthread_cond_broadcast(&pool.work);

@@ -27,7 +27,6 @@
  *     by the rows of one item): the same bits for any number of threads and items.
  *   - With e.add, C holds the residual: sums of the first k blocks must not pass through it. */
 #include <math.h>
-#include <stdatomic.h>
 #include <string.h>
 
 #include "kernels.h"
@@ -37,10 +36,12 @@ enum {
     FEW_BYTES = 512 << 10,  /* of W, in a task of the few-row product: streams of 64 KiB */
     K_BLOCK  = 512,         /* tile_m rows of A in L1: 6 * 512 * 4 = 12 KiB */
     STRIP    = 128,         /* columns of a task: panels of 128 * 512 * 4 = 256 KiB in L2, ... */
-    LONG     = 384,         /* ... and twice as many where A has so many rows: it is read less */
-    PACK     = 16,          /* what packing a column costs: the time of so many rows */
-    NEAR = 2, FAR = 10,     /* what reading a row of A costs: the time of so many columns */
+    LONG     = 384,         /* ... twice as many where A has so many rows: it is read less, ... */
+    WIDE     = 320,         /* ... and these where it fits no cache */
+    PACK     = 40,          /* what packing a column costs: the time of so many rows */
+    NEAR = 3, FAR = 10,     /* what reading a row of A costs: the time of so many columns */
     CACHES   = 8 << 20,     /* bytes of A that stay near */
+    ROUNDS   = 2,           /* strips up to which each rounds A for itself, tile by tile */
     ROUND_ROWS = 8,         /* rows of A in a task that rounds them */
     LINE     = 64,          /* bytes of a cache line */
     AHEAD    = 8            /* lines of each row of A that are fetched ahead */
@@ -49,7 +50,8 @@ enum {
 typedef struct {
     float *C;
     const char *A, *W;
-    size_t a_size, w_size;  /* bytes of an element of A, of W */
+    size_t a_size, w_size;  /* bytes of an element of A, of W, ... */
+    size_t p_size;          /* ... and of a panel */
     DType type;
     int ldc, lda, m, n, k;
     Epilogue e;
@@ -58,13 +60,15 @@ typedef struct {
     int row_part, n_tasks;  /* many rows: rows of a task */
     int k_block;
     const float *bias;      /* with which the sums begin; then it is not in e */
-    bool pairs;             /* A is rounded to bf16, panels hold pairs along k */
+    bool pairs;             /* A is rounded to bf16, panels hold pairs along k ... */
+    bool late;              /* ... a tile of it right before it is multiplied */
     bool in_place;          /* the sums begin with the residual, in C */
     bool apart;             /* they wait in the workspace until act or mul are done */
-    atomic_int taken;       /* tasks given to workers so far */
     float *work;            /* one workspace per worker */
     size_t work_size;       /* floats of it */
 } Product;
+
+typedef struct { const char *at; int ld; } Rows;        /* of A, columns k0 .. k0 + k - 1 */
 
 typedef struct {
     uint16_t *y;            /* [m, ldy] */
@@ -100,19 +104,11 @@ static void few_task(void *ctx, int task, int worker)
     finish(p, S, lds, 0, j, p->m, cols);
 }
 
-/* The strip of a task. Strips that are worked on at the same time lie far apart: the processors'
- * prefetchers would fetch lines of C that another core is writing. */
-static int strip_of(const Product *p, int task)
-{
-    int s = task % p->n_strips, threads = n_threads(), each = p->n_strips / threads;
-    return s < each * threads ? s % threads * each + s / threads : s;
-}
-
 /* The block of W that is packed next: columns k0 .. k0 + k_block - 1 of the strip of a task. */
 static Ahead next_block(const Product *p, int task, int k0)
 {
     if (task >= p->n_tasks) return (Ahead){ 0 };
-    int j = strip_of(p, task) * p->cols, k = min(p->k_block, p->k - k0);
+    int j = task % p->n_strips * p->cols, k = min(p->k_block, p->k - k0);
     return (Ahead){ .at = p->W + ((size_t)j * p->k + k0) * p->w_size, .step = p->k * p->w_size,
                     .rows = min(p->cols, p->n - j),
                     .columns = ceil_div(k * (int)p->w_size, LINE) };
@@ -120,11 +116,13 @@ static Ahead next_block(const Product *p, int task, int k0)
 
 /* The beginnings of the rows of A that are multiplied next, which no prefetcher of a processor can
  * guess; it goes on alone where it has seen some lines. */
-static Ahead next_rows(const Product *p, int i, int k0, Ahead *then)
+static Ahead next_rows(const Product *p, int i, int i1, int k0, int k, Ahead *then)
 {
+    if (i >= i1) return (Ahead){ 0 };
     return (Ahead){ .at = p->A + ((size_t)i * p->lda + k0) * p->a_size,
-                    .step = p->lda * p->a_size, .rows = min(kernel.tile_m, p->m - i),
-                    .columns = AHEAD, .then = then };
+                    .step = p->lda * p->a_size, .rows = min(kernel.tile_m, i1 - i),
+                    .columns = p->late ? ceil_div(k * (int)p->a_size, LINE) : AHEAD,
+                    .then = then };
 }
 
 /* Begins the sums of rows i .. i + rows - 1 with what costs nothing there: the bias. */
@@ -141,7 +139,7 @@ static void begin(const Product *p, float *S, int lds, int j0, int rows, int col
 static void pack(const Product *p, char *panels, int j0, int cols, int k0, int k)
 {
     for (int j = 0; j < cols; j += kernel.tile_n) {
-        void *to = panels + (size_t)j * p->k_block * p->a_size;
+        void *to = panels + (size_t)j * p->k_block * p->p_size;
         const char *w = p->W + ((size_t)(j0 + j) * p->k + k0) * p->w_size;
         int nr = min(kernel.tile_n, cols - j);
         if (p->pairs) kernel.pack_bf16(to, (const uint16_t *)w, p->k, nr, k);
@@ -149,60 +147,88 @@ static void pack(const Product *p, char *panels, int j0, int cols, int k0, int k
     }
 }
 
-/* Rows i .. i + mr - 1 of A by one panel. */
-static void multiply(const Product *p, float *S, int lds, int i, int mr, const char *panel, int nr,
+/* A row as bf16. Rows begin a cache line further each, so that those of a tile do not meet in one
+ * set of the cache. */
+static int rounded_ld(int k) { return round_up(k, 32) + 32; }
+static void round_row(uint16_t *y, const float *x, int k)
+{
+    kernel.narrow[BF16](y, x, k);
+    for (int j = k; j % 4; j++) y[j] = 0;       /* the rest of the last pairs */
+}
+
+static void round_task(void *ctx, int task, int worker)
+{
+    const Rounding *r = ctx;
+    (void)worker;
+    for (int i = task * ROUND_ROWS; i < min((task + 1) * ROUND_ROWS, r->m); i++)
+        round_row(r->y + (size_t)i * r->ldy, r->x + (size_t)i * r->ldx, r->k);
+}
+
+/* A becomes bf16, in scratch: once for all strips. */
+static void round_rows(Product *p)
+{
+    int ld = rounded_ld(p->k);
+    Rounding r = { scratch_bytes((size_t)p->m * ld * sizeof(uint16_t)), (const float *)p->A,
+                   ld, p->lda, p->m, p->k };
+    parallel_for(ceil_div(p->m, ROUND_ROWS), round_task, &r);
+    p->A = (const char *)r.y;
+    p->lda = ld;
+    p->a_size = sizeof *r.y;
+}
+
+/* The n rows from row i on, as they are multiplied; `rounded` has room for a tile. */
+static Rows rows_of(const Product *p, int i, int n, int k0, int k, uint16_t *rounded)
+{
+    Rows a = { p->A + ((size_t)i * p->lda + k0) * p->a_size, p->lda };
+    if (!p->late) return a;
+    int ld = rounded_ld(p->k_block);
+    for (int r = 0; r < n; r++)
+        round_row(rounded + (size_t)r * ld, (const float *)a.at + (size_t)r * a.ld, k);
+    return (Rows){ (const char *)rounded, ld };
+}
+
+/* mr rows of A by one panel. */
+static void multiply(const Product *p, float *S, int lds, Rows a, int mr, const char *panel, int nr,
                      int k0, int k, Ahead *ahead)
 {
-    const char *a = p->A + ((size_t)i * p->lda + k0) * p->a_size;
     bool accumulate = k0 > 0 || p->bias || p->in_place;
     if (p->pairs)
-        kernel.tile_bf16(S, lds, (const uint16_t *)a, p->lda, (const uint16_t *)panel, mr, nr, k,
+        kernel.tile_bf16(S, lds, (const uint16_t *)a.at, a.ld, (const uint16_t *)panel, mr, nr, k,
                          accumulate, ahead);
     else
-        kernel.tile(S, lds, (const float *)a, p->lda, (const float *)panel, mr, nr, k, accumulate,
+        kernel.tile(S, lds, (const float *)a.at, a.ld, (const float *)panel, mr, nr, k, accumulate,
                     ahead);
 }
 
-static void many_task(const Product *p, int task, int next_task, int worker)
+static void many_task(void *ctx, int task, int worker)
 {
-    int j0 = strip_of(p, task) * p->cols, cols = min(p->cols, p->n - j0);
+    const Product *p = ctx;
+    int j0 = task % p->n_strips * p->cols, cols = min(p->cols, p->n - j0);
     int i0 = task / p->n_strips * p->row_part, i1 = min(i0 + p->row_part, p->m);
     int tile_m = kernel.tile_m, tile_n = kernel.tile_n;
     float *sums = p->work + worker * p->work_size;              /* [row_part][cols] */
     char *panels = (char *)(sums + (p->apart ? (size_t)p->row_part * p->cols : 0));
+    uint16_t *rounded = (uint16_t *)(panels + (size_t)p->cols * p->k_block * p->p_size);
     float *S = p->apart ? sums : p->C + (size_t)i0 * p->ldc + j0;
     int lds = p->apart ? p->cols : p->ldc;
 
     for (int k0 = 0; k0 < p->k; k0 += p->k_block) {
         int k = min(p->k_block, p->k - k0), k1 = k0 + k;
-        Ahead next = k1 < p->k ? next_block(p, task, k1) : next_block(p, next_task, 0);
+        Ahead next = k1 < p->k ? next_block(p, task, k1) : next_block(p, task + 1, 0);
         pack(p, panels, j0, cols, k0, k);
         for (int i = i0; i < i1; i += tile_m) {
             int rows = min(tile_m, i1 - i);
+            Rows a = rows_of(p, i, rows, k0, k, rounded);
             float *s = S + (size_t)(i - i0) * lds;
             if (k0 == 0 && p->bias) begin(p, s, lds, j0, rows, cols);
+            Ahead a_rows = next_rows(p, i + tile_m, i1, k0, k, next.columns > 0 ? &next : NULL);
             for (int j = 0; j < cols; j += tile_n) {
-                Ahead *ahead = next.columns > 0 ? &next : NULL, a_rows;
-                if (j + tile_n >= cols && i + tile_m < i1) {
-                    a_rows = next_rows(p, i + tile_m, k0, ahead);
-                    ahead = &a_rows;
-                }
-                multiply(p, s + j, lds, i, rows, panels + (size_t)j * p->k_block * p->a_size,
+                Ahead *ahead = a_rows.columns > 0 ? &a_rows : next.columns > 0 ? &next : NULL;
+                multiply(p, s + j, lds, a, rows, panels + (size_t)j * p->k_block * p->p_size,
                          min(tile_n, cols - j), k0, k, ahead);
             }
             if (k1 == p->k) finish(p, s, lds, i, j0, rows, cols);
         }
-    }
-}
-
-/* A worker takes its next strip before it begins with this one: so it knows what to fetch. */
-static void many_worker(void *ctx, int i, int worker)
-{
-    Product *p = ctx;
-    (void)i;
-    for (int next, task = atomic_fetch_add(&p->taken, 1); task < p->n_tasks; task = next) {
-        next = atomic_fetch_add(&p->taken, 1);
-        many_task(p, task, next, worker);
     }
 }
 
@@ -216,50 +242,31 @@ static void run(Product *p, TaskFn *task, int n_tasks, size_t work_size)
     scratch_reset(mark);
 }
 
-static void round_task(void *ctx, int task, int worker)
-{
-    const Rounding *r = ctx;
-    (void)worker;
-    for (int i = task * ROUND_ROWS; i < min((task + 1) * ROUND_ROWS, r->m); i++) {
-        uint16_t *y = r->y + (size_t)i * r->ldy;
-        kernel.narrow[BF16](y, r->x + (size_t)i * r->ldx, r->k);
-        for (int j = r->k; j % 4; j++) y[j] = 0;        /* the rest of the last pairs */
-    }
-}
-
-/* A becomes bf16, in scratch: once for all strips. Its rows begin a cache line further each, so
- * that those of a tile do not meet in one set of the cache. */
-static void round_rows(Product *p)
-{
-    int ld = round_up(p->k, 32) + 32;
-    Rounding r = { scratch_bytes((size_t)p->m * ld * sizeof(uint16_t)), (const float *)p->A,
-                   ld, p->lda, p->m, p->k };
-    parallel_for(ceil_div(p->m, ROUND_ROWS), round_task, &r);
-    p->A = (const char *)r.y;
-    p->lda = ld;
-    p->a_size = sizeof *r.y;
-}
-
 /* Columns and rows of a task: those with which the last thread is done first. A task takes its rows
  * times its columns along k, and packs its strip: the time of PACK rows more. It reads its rows of
  * A: the time of NEAR or FAR columns, as A fits the caches or not. At the end threads wait for each
- * other, the longer the larger tasks are: for a quarter of one, if no thread is disturbed. */
+ * other, the longer the larger tasks are: for a sixth of one of full width, say. */
 static void plan(Product *p)
 {
-    int threads = n_threads();
-    double least = INFINITY, wait = threads > 1 ? 0.25 : 0;
-    int read = (double)p->m * p->k * p->a_size > CACHES ? FAR : NEAR;
-    for (int cols = kernel.tile_n; cols <= (p->m < LONG ? STRIP : 2 * STRIP); cols *= 2) {
-        int strips = ceil_div(p->n, cols);
+    int threads = n_threads(), tile_n = kernel.tile_n;
+    bool far = (double)p->m * p->k * p->p_size > CACHES;
+    int read = far ? FAR : NEAR, most = p->m < LONG ? STRIP : far ? WIDE : 2 * STRIP;
+    int widest = min(most, round_up(p->n, tile_n));
+    double least = INFINITY;
+    for (int strips = ceil_div(p->n, widest); ; strips *= 2) {
+        int cols = round_up(ceil_div(p->n, strips), tile_n);
+        strips = ceil_div(p->n, cols);
         for (int parts = 1; parts <= 8 && (parts == 1 || p->m / parts >= 96); parts++) {
             int rows = round_up(ceil_div(p->m, parts), kernel.tile_m);
             int tasks = strips * ceil_div(p->m, rows);
-            double t = (ceil_div(tasks, threads) + wait) * ((double)p->n / strips + read)
-                     * (rows + PACK);
+            double each = (double)p->n / strips + read;
+            double last = threads > 1 ? (cols + read) * 7 / 6.0 : each;
+            double t = ((ceil_div(tasks, threads) - 1) * each + last) * (rows + PACK);
             if (t >= least) continue;
             least = t;
             p->cols = cols, p->n_strips = strips, p->row_part = rows, p->n_tasks = tasks;
         }
+        if (cols == tile_n) return;
     }
 }
 
@@ -285,12 +292,15 @@ void gemm(float *C, int ldc, const float *A, int lda, const void *W, DType type,
     p.bias = e.bias;
     p.e = (Epilogue){ .act = e.act, .mul = e.mul, .add = p.apart };
     p.pairs = type == BF16 && kernel.tile_bf16;
-    size_t mark = scratch_mark();
-    if (p.pairs) round_rows(&p);
-    int most = K_BLOCK * (int)(sizeof *A / p.a_size);
+    p.p_size = p.pairs ? sizeof(uint16_t) : sizeof *A;
+    int most = K_BLOCK * (int)(sizeof *A / p.p_size);
     p.k_block = round_up(ceil_div(k, ceil_div(k, most)), 4);
     plan(&p);
-    run(&p, many_worker, min(n_threads(), p.n_tasks),
-        (size_t)p.cols * p.k_block + (p.apart ? (size_t)p.row_part * p.cols : 0));
+    size_t mark = scratch_mark();
+    p.late = p.pairs && p.n_strips <= ROUNDS;
+    if (p.pairs && !p.late) round_rows(&p);
+    run(&p, many_task, p.n_tasks, ((size_t)p.cols * p.k_block * p.p_size +
+        (p.late ? (size_t)kernel.tile_m * rounded_ld(p.k_block) * sizeof(uint16_t) : 0)) /
+        sizeof *A + (p.apart ? (size_t)p.row_part * p.cols : 0));
     scratch_reset(mark);
 }
