@@ -70,7 +70,7 @@ enum {
             for (int j = 0; j < R; j++) {                                                      \
                 v = load_##name(w[j] + p);                                                     \
                 KEEP(v);                                                                       \
-                if (R < 8) __builtin_prefetch(w[j] + p + FETCH / sizeof(T));                   \
+                __builtin_prefetch(w[j] + p + FETCH / sizeof(T));                              \
                 UNROLL                                                                         \
                 for (int i = 0; i < M; i++)                                                    \
                     s[i][j] = _mm512_fmadd_ps(a[i], v, s[i][j]);                               \

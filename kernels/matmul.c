@@ -33,7 +33,7 @@
 
 enum {
     FEW_ROWS = 16,          /* rows of an item up to which packing costs more than it brings */
-    FEW_BYTES = 512 << 10,  /* of W, in a task of the few-row product: streams of 64 KiB */
+    FEW_BYTES = 2 << 20,    /* of W, in a task of the few-row product: streams of 256 KiB */
     K_BLOCK  = 512,         /* tile_m rows of A in L1: 6 * 512 * 4 = 12 KiB */
     STRIP    = 128,         /* columns of a task: panels of 128 * 512 * 4 = 256 KiB in L2, ... */
     LONG     = 384,         /* ... twice as many where A has so many rows: it is read less, ... */
@@ -283,7 +283,7 @@ void gemm(float *C, int ldc, const float *A, int lda, const void *W, DType type,
     if (m_item <= FEW_ROWS) {
         size_t row = (size_t)k * p.w_size;
         int fit = row < FEW_BYTES ? (int)(FEW_BYTES / row) : 1;
-        p.cols = round_up(min(fit, ceil_div(n, 6 * n_threads())), 8);
+        p.cols = round_up(min(fit, ceil_div(n, 6 * n_threads())), 8) | 8;
         run(&p, few_task, ceil_div(n, p.cols), e.add ? (size_t)m * p.cols : 0);
         return;
     }
