@@ -224,6 +224,7 @@ static const uint8_t *map_file(const char *dir, const char *name, size_t *n, int
     close(fd);
     if (bytes == MAP_FAILED)
         die(EXIT_MEMORY, "%s: cannot map its %zu bytes: %s", quoted(shown), *n, strerror(errno));
+    madvise(bytes, *n, MADV_HUGEPAGE);       /* reading brings pages of 2 MiB into the cache */
     madvise(bytes, *n, advice);
     watch(bytes, *n, shown);
     return bytes;
