@@ -253,8 +253,10 @@ typedef struct {
     const char *label, *dir, *type, *name, *arch, *runs, *tokenizer;
     const char **known;              /* names of what it knows, if it says so */
     int         n_known;
-    Json        config;
+    Json        config, vision;      /* vision: of the picture tower, if it has one */
     Ckpt        ck;
+    double      beside;              /* bytes of a picture tower that has a file of its own */
+    int         n_rows;              /* of a picture, if not the tower's tokens */
 } ModelFacts;
 
 /* === What it costs (estimate.c) =============================================================== */
@@ -276,7 +278,7 @@ typedef struct {
     double token_s, prompt_s;        /* seconds for a token that it writes, that it reads */
 } Cost;
 
-/* Measures for less than 0.1 s, with the kernels and threads in force. */
+/* Measures for 0.1 s, with the kernels and threads in force. */
 Cost estimate(const ModelFacts *m, const Options *o);
 
 /* === mm info, continued ======================================================================= */

@@ -2,8 +2,9 @@
  *
  *   config.json -> the shape of its towers -> multiplications for n tokens, keys and values a token
  *   checkpoint  -> bytes that are read for one token
- *   a matrix of 64 MB, multiplied here and now by one row and by 256 -> bytes and multiplications a
- *   second, with the kernels, the threads and the type of weights that the model will have
+ *   a matrix of the model's size, at most 256 MB, multiplied here and now by one row, and a small
+ *   one by 256 -> bytes and multiplications a second, with the kernels, the threads and the type of
+ *   weights that the model will have
  *   -> seconds per picture, tokens per second
  *
  * One token meets every weight once and does two operations with it, so it takes as long as reading
@@ -15,12 +16,14 @@
  * Easy to get wrong:
  *   - A table of embeddings is not read, a row of it is; unless it is the output matrix as well.
  *   - Memory that was never written is one page of zeros: reading it would measure the cache.
+ *   - What fits the last cache is read twice as fast: only a small model may be measured in it.
  *   - The first call of a kernel is slower than the next: it starts threads and fills caches. */
+#include <math.h>
 #include <string.h>
 
 #include "cli.h"
 
-enum { BUFFER = 64 << 20, PIECE = 1 << 20 };             /* of weights, in bytes */
+enum { LEAST = 16 << 20, MOST = 256 << 20, PIECE = 1 << 20 };        /* of weights, in bytes */
 enum { ROWS = 256, SIDE = 1024, PROMPT = 512, TEXT_TOKENS = 16 };
 
 /* === The shape of a model ===================================================================== */
@@ -68,13 +71,13 @@ static double tower_flops(const Tower *t, double n)
 
 static bool is_table(const char *name) { return strstr(name, "embed") || strstr(name, "wte."); }
 
-/* Bytes of the matrices under the prefix; without a head the largest table is one. */
-static double matrix_bytes(Ckpt ck, const char *prefix, bool has_head)
+/* Bytes of the matrices that have this in their names; without a head the largest table is one. */
+static double matrix_bytes(Ckpt ck, const char *part, bool has_head)
 {
     double sum = 0, table = 0;
     for (int i = 0; i < ckpt_count(ck); i++) {
         CkptEntry e = ckpt_entry(ck, i);
-        if (!e.used || e.ndim < 2 || strncmp(e.name, prefix, strlen(prefix))) continue;
+        if (!e.used || e.ndim < 2 || !strstr(e.name, part)) continue;
         if (!is_table(e.name)) sum += (double)e.n_bytes;
         else if ((double)e.n_bytes > table) table = (double)e.n_bytes;
         has_head |= strstr(e.name, "lm_head") != NULL;
@@ -132,9 +135,11 @@ static void measure(Cost *c, DType type)
 {
     enum { LONG = 4096 };
     size_t mark = scratch_mark();
-    char *weights = scratch_bytes(BUFFER);
-    parallel_for(BUFFER / PIECE, fill_piece, weights);
-    int n = 8 * (int)(BUFFER / weight_bytes(type, 8, LONG));
+    double size = fmin(fmin(c->mapped, MOST), 0.25 * (double)memory_available());
+    size_t bytes = (size_t)fmax(size, LEAST) / PIECE * PIECE;
+    char *weights = scratch_bytes(bytes);
+    parallel_for((int)(bytes / PIECE), fill_piece, weights);
+    int n = 8 * (int)(bytes / weight_bytes(type, 8, LONG));
     Linear wide = { .w = { weights, type, 2, { n, LONG }, "estimate" } };
     Linear square = { .w = { weights, type, 2, { SIDE, SIDE }, "estimate" } };
     Linear tiny = { .w = { weights, type, 2, { 32, 32 }, "estimate" } };
@@ -174,7 +179,7 @@ static void estimate_writer(Cost *c, const ModelFacts *m, const Options *o)
 {
     bool has_vision = c->vision.layers > 0;
     double bytes = matrix_bytes(m->ck, "", false);
-    if (has_vision) bytes -= matrix_bytes(m->ck, "vision_tower.", true);
+    if (has_vision) bytes -= matrix_bytes(m->ck, "vision_tower.", true);      /* LLaVA's */
     c->ctx = o->ctx > 0 ? (int)o->ctx : c->text.context < 4096 ? c->text.context : 4096;
     double size = o->kv && !strcmp(o->kv, "f16") ? 2 : 4;
     c->kv_token = 2.0 * c->text.layers * c->text.kv_heads * c->text.head_dim * size;
@@ -197,11 +202,12 @@ static double own_bytes(const Cost *c)
 
 Cost estimate(const ModelFacts *m, const Options *o)
 {
-    Json vision = json_get(m->config, "vision_config"), text = json_get(m->config, "text_config");
-    Cost c = { .mapped = (double)ckpt_bytes(m->ck),
+    Json vision = m->vision, text = json_get(m->config, "text_config");
+    Cost c = { .mapped = (double)ckpt_bytes(m->ck) + m->beside,
                .text = tower_of(text.node ? text : m->config,
                                 json_str(text, "model_type", m->type), false) };
     if (vision.node) c.vision = tower_of(vision, m->type, true);
+    if (m->n_rows) c.vision.n_tok = m->n_rows;
     measure(&c, main_type(m->ck));
     if (strstr(m->runs, "complete") || strstr(m->runs, "chat")) estimate_writer(&c, m, o);
     else if (!strcmp(m->type, "blip")) estimate_blip(&c, m);

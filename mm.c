@@ -508,12 +508,17 @@ static int cmd_info(Run *r)
     if (m->row->commands & PREPROCESS) model_pictures(m);
     model_tokenizer(m);
     Names known = concepts_load(m->dir);
-    info_model(&(ModelFacts){ .known = known.name, .n_known = known.n,
-                              .label = r->model.label, .dir = m->dir, .type = m->row->type,
-                              .name = m->row->name, .arch = m->arch,
-                              .runs = command_list(r, m->row->commands),
-                              .tokenizer = tok_kind(m->tok), .config = m->config, .ck = m->ck },
-               &r->o);
+    ModelFacts f = { .known = known.name, .n_known = known.n,
+                     .label = r->model.label, .dir = m->dir, .type = m->row->type,
+                     .name = m->row->name, .arch = m->arch,
+                     .runs = command_list(r, m->row->commands), .tokenizer = tok_kind(m->tok),
+                     .config = m->config, .vision = json_get(m->config, "vision_config"),
+                     .ck = m->ck };
+    if (m->llava) {
+        f.vision = llava_vision(m->llava, &f.beside);
+        f.n_rows = llava_n_tokens(m->llava);
+    }
+    info_model(&f, &r->o);
     return 0;
 }
 

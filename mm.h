@@ -278,6 +278,8 @@ Llava *llava_load(Ckpt ck, Json config);
 Llama *llava_text(const Llava *v);
 int    llava_image_size(const Llava *v), llava_n_tokens(const Llava *v);    /* rows of a picture */
 bool   llava_original(const Llava *v);                   /* liuhaotian's layout */
+/* The tower's configuration, and the bytes that are used of a checkpoint of its own. */
+Json   llava_vision(const Llava *v, double *beside);
 /* How it wants pictures; needs no weights. */
 Preprocess llava_pictures(const char *dir, Json config);
 /* [H, W, 3] -> [n_tokens, d] for session_picture; scratch. */

@@ -27,6 +27,8 @@ enum { MAX_FEATURES = 8, MAX_PROJECTIONS = 8 };
 struct Llava {
     Vit   *tower;
     Llama *text;
+    Json   vision;                   /* the tower's configuration */
+    Ckpt   beside;                   /* a tower that has a checkpoint of its own */
     bool   original, all_tokens;     /* all_tokens: the class token too */
     int    feature[MAX_FEATURES], n_features;    /* layers of the tower, side by side */
     Linear project[MAX_PROJECTIONS];             /* with `act` between them; none: identity */
@@ -93,6 +95,7 @@ static void load_hf(Llava *v, Ckpt ck, Json config)
     if (strcmp(kind, "clip_vision_model"))
         json_error(json_get(vision, "model_type"), "is %s: mm runs LLaVA with CLIP's tower",
                    quoted(kind));
+    v->vision = vision;
     v->tower = vit_load_clip(find_part(ck, TOWER, "embeddings.class_embedding"), vision);
     Ckpt body = find_part(ck, BODY, "embed_tokens.weight");
     bool old = strstr(body.prefix, "language_model.model.");
@@ -131,7 +134,7 @@ static const char *tower_dir(Json config)
 }
 
 /* The tower: in the checkpoint itself if it was trained further, else a CLIP beside it. */
-static Vit *load_tower(Ckpt ck, Json config)
+static void load_tower(Llava *v, Ckpt ck, Json config)
 {
     const char *dir = tower_dir(config);
     Json clip = json_file(dir, "config.json", 16 << 20), vision = json_get(clip, "vision_config");
@@ -139,16 +142,19 @@ static Vit *load_tower(Ckpt ck, Json config)
         die(EXIT_MODEL, "%s: has no config.json; key mm_vision_tower of %s names it", quoted(dir),
             quoted(json_doc_name(config)));
     Ckpt own = ckpt_at(ck, "model.vision_tower.vision_tower.vision_model.");
-    if (!ckpt_has(own, "embeddings.class_embedding"))
-        own = ckpt_at(ckpt_open(dir), "vision_model.");
-    return vit_load_clip(own, vision.node ? vision : clip);
+    if (!ckpt_has(own, "embeddings.class_embedding")) {
+        v->beside = ckpt_open(dir);
+        own = ckpt_at(v->beside, "vision_model.");
+    }
+    v->vision = vision.node ? vision : clip;
+    v->tower = vit_load_clip(own, v->vision);
 }
 
 static void load_original(Llava *v, Ckpt ck, Json config)
 {
     static const char *const FEATURES[] = { "patch", "cls_patch", NULL };
     v->original = true;
-    v->tower = load_tower(ck, config);
+    load_tower(v, ck, config);
     v->text = llama_load_parts(ckpt_at(ck, "model."), ck, config);
     load_features(v, config, "mm_vision_select_layer");
     const char *feature = json_str(config, "mm_vision_select_feature", "patch");
@@ -181,6 +187,16 @@ Llama *llava_text(const Llava *v)      { return v->text; }
 bool llava_original(const Llava *v)    { return v->original; }
 int llava_image_size(const Llava *v)   { return vit_image_size(v->tower); }
 int llava_n_tokens(const Llava *v)     { return vit_patches(v->tower) + v->all_tokens; }
+
+Json llava_vision(const Llava *v, double *beside)
+{
+    *beside = 0;
+    for (int i = 0; v->beside.files && i < ckpt_count(v->beside); i++) {
+        CkptEntry e = ckpt_entry(v->beside, i);
+        if (e.used) *beside += (double)e.n_bytes;
+    }
+    return v->vision;
+}
 
 /* The size of pictures is the tower's; what a file says counts more. */
 Preprocess llava_pictures(const char *dir, Json config)
