@@ -762,6 +762,24 @@ paste -d ' ' "$T/out" "$T/file" | awk '{ n = NF / 2; for (i = 1; i <= n; i++) { 
     y += $(i + n) * $(i + n) } exit !(n > 4 && d / sqrt(x * y) > 0.99) }' && good || bad "--quant q8 is another vector"
 run quantize --json --quant q4 $M/bert-mean "$T/q4"
 expect "quantize to 4 bits" 0 quiet lines=1 out~'"quantized":[1-9][0-9]*,"bytes_in":'
+# a model, and what to ask it: its quantised file, with any number of threads, and --quant say the same
+quantised() {
+    local model=$1 q t; shift
+    for q in q8 q4; do
+        run quantize --quant $q $M/$model "$T/$model.$q"; expect "quantize --quant $q, $model" 0 quiet lines=1
+        run "$@" --quant $q -m $M/$model $P/wide.png $P/tall.png; expect "--quant $q, $model" 0
+        sed 's/"model":"[^"]*"//' "$T/out" >"$T/file"
+        for t in 1 2 3 7; do
+            run "$@" -t $t -m "$T/$model.$q" $P/wide.png $P/tall.png; expect "$model in $q, -t $t" 0
+            sed -i 's/"model":"[^"]*"//' "$T/out"
+            same "$model in $q, -t $t, is --quant $q" "$T/out" "$T/file"
+        done
+    done
+}
+quantised blip-caption caption --beams 3 --json --logprobs 2
+quantised blip-vqa vqa -p "what is it" --json --logprobs 2
+quantised blip-itm classify --labels "a cat,a dog" --json
+quantised clip embed --json
 run quantize $M/bert-mean "$T/q8"; expect "quantize writes nothing over" 7 err="is there already"
 run quantize "$T/q8" "$T/q9"; expect "quantize twice" 3 err="is quantised already"
 run quantize builtin:clip "$T/q9"; expect "quantize a model in the program" 3
