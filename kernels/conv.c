@@ -22,6 +22,9 @@
  * A transposed convolution of stride s is s*s convolutions of stride 1: the outputs whose row and
  * column leave the same remainders (a phase) see the same taps, every s-th of the kernel.
  *
+ * Groups are convolutions of their own, and few channels fill few columns of a tile: such layers,
+ * depthwise ones most of all, are right but slow. None of the models meant to run here has one.
+ *
  * Easy to get wrong:
  *   - Along k the taps come first, then the channels, since the picture has its channels together.
  *     W has its taps together; panels are packed as W is and their rows then change places.
