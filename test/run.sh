@@ -24,7 +24,7 @@ run() {
     esac
 }
 
-for t in ${TESTS:-ground kernels attention conv quant nn sample json files pickle image tokenizer models language chat repl cli lint}; do
+for t in ${TESTS:-ground kernels attention conv quant quality nn sample json files pickle image tokenizer models language chat repl cli lint}; do
     case $t in
     kernels | attention | conv)
              run "$t" "$build/test/$t" --isa ref
