@@ -222,6 +222,8 @@ static void keep_nucleus(const Search *s, float *score, int n)
 static int draw(const Search *s, float *score, int n)
 {
     const GenOptions *o = &s->o;
+    int best = argmax(score, n);
+    if (!isfinite(score[best] / o->temp)) return best;       /* next to no temperature */
     for (int i = 0; i < n; i++) score[i] /= o->temp;
     if (o->top_k > 0 && o->top_k < n) {
         memcpy(s->copy, score, (size_t)n * sizeof *score);

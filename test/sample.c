@@ -119,6 +119,23 @@ static void check_small(void)
     }
 }
 
+/* Next to no temperature is none, also where a quotient is too large for a float. */
+static void check_cold(void)
+{
+    Toy *t = scratch_bytes(sizeof *t);
+    int prompt[] = { 3, 4 }, id[2][10];
+    for (int cold = 0; cold < 2; cold++) {
+        *t = (Toy){ .seed = 5, .n_vocab = 17, .spread = 100, .bonus = -99 };
+        Decoder dec = { .step = toy_step, .model = t, .max_len = 10 };
+        Generated g = generate(&dec, prompt, 2, (GenOptions){ .max_tokens = 8,
+                                                              .temp = cold ? 1e-38f : 0 });
+        memcpy(id[cold], g.id, sizeof id[cold]);
+    }
+    bool ok = memcmp(id[0], id[1], sizeof id[0]) == 0;
+    ok ? n_passed++ : n_failed++;
+    if (!ok) printf("failed: a temperature of 1e-38 is another than 0\n");
+}
+
 int main(void)
 {
     FILE *f = fopen("test/data/beams.txt", "r");
@@ -132,6 +149,7 @@ int main(void)
     check_limits(1);
     check_limits(4);
     check_small();
+    check_cold();
     printf("sample: %d passed, %d failed, 0 skipped\n", n_passed, n_failed);
     return n_failed > 0;
 }
