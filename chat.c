@@ -175,7 +175,9 @@ static void chat_item(Run *r, const Item *item, Result *res)
     if (r->o.show_prompt) {
         m[first].n_images = (int)r->o.images.n;
         Ids ids = template_encode(c->form, c->w.m->tok, m, n, r->o.raw);
-        writer_show(&c->w, template_text(c->form, c->w.m->tok, m, n), ids, res);
+        size_t len;
+        const char *text = template_text(c->form, c->w.m->tok, m, n, &len);
+        writer_show(text, len, ids, res);
         return;
     }
     double start = now_ms();

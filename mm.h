@@ -309,8 +309,9 @@ int         template_ends(const ChatTemplate *t, const Tokenizer *tok, int id[2]
  * special token, unless raw. Scratch. */
 Ids   template_encode(const ChatTemplate *t, const Tokenizer *tok, const Message *m, int n,
                       bool raw);
-/* The same as a text, with special tokens spelt out. Scratch. */
-char *template_text(const ChatTemplate *t, const Tokenizer *tok, const Message *m, int n);
+/* The same as a text of *n_bytes, with special tokens spelt out. Scratch. */
+char *template_text(const ChatTemplate *t, const Tokenizer *tok, const Message *m, int n,
+                    size_t *n_bytes);
 
 /* === Where a model is (hub.c) ================================================================= */
 

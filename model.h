@@ -86,7 +86,7 @@ Written writer_write(Writer *w, Json record, const int *id, int n, GenOptions o,
 /* The same for an item of a run: the text goes to the output as it comes, the rest into res. */
 void writer_item(Writer *w, const Item *item, const int *id, int n, Result *res);
 /* --show-prompt: a prompt as text and as ids, into res. */
-void writer_show(const Writer *w, const char *text, Ids ids, Result *res);
+void writer_show(const char *text, size_t n, Ids ids, Result *res);
 
 int cmd_complete(Run *r), cmd_chat(Run *r);
 /* mm caption with a model that converses (ask.c); its weights must be loaded. Exit code. */

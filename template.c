@@ -563,7 +563,8 @@ Ids template_encode(const ChatTemplate *t, const Tokenizer *tok, const Message *
     return (Ids){ b.id, (int)b.n };
 }
 
-char *template_text(const ChatTemplate *t, const Tokenizer *tok, const Message *m, int n)
+char *template_text(const ChatTemplate *t, const Tokenizer *tok, const Message *m, int n,
+                    size_t *n_bytes)
 {
     Pieces p = conversation(t, tok, m, n, false);
     Ids start = t->start ? tok_encode(tok, "", 0, TOK_SPECIAL) : (Ids){0};
@@ -582,6 +583,7 @@ char *template_text(const ChatTemplate *t, const Tokenizer *tok, const Message *
         if (s.n) to = (char *)memcpy(to, s.text, s.n) + s.n;
     }
     *to = 0;
+    *n_bytes = (size_t)(to - text);
     return text;
 }
 

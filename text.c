@@ -197,10 +197,8 @@ void writer_item(Writer *w, const Item *item, const int *id, int n, Result *res)
     if (o.logprobs) put_logprobs(&res->tail, &t.g, o.logprobs < n_vocab ? o.logprobs : n_vocab);
 }
 
-void writer_show(const Writer *w, const char *text, Ids ids, Result *res)
+void writer_show(const char *text, size_t n, Ids ids, Result *res)
 {
-    size_t n = strlen(text);
-    (void)w;
     put_bytes(&res->text, text, n);
     put(&res->text, "\n");
     put_ids(&res->text, ids.id, ids.n, " ");
@@ -224,7 +222,7 @@ static void show_text(const Writer *w, const Item *item, Ids ids, Result *res)
         if (s) put_bytes(&b, s, n);
     }
     put_bytes(&b, item->text, item->text_len);
-    writer_show(w, b.p, ids, res);
+    writer_show(b.p, b.n, ids, res);
 }
 
 static void complete_item(Run *r, const Item *item, Result *res)

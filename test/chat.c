@@ -98,8 +98,9 @@ static void test_case(Json one, int number)
     check(t && strcmp(template_name(t), form) == 0, name, "recognised as %s, expected %s",
           t ? template_name(t) : "nothing", form);
     if (t) {
-        const char *got = template_text(t, tok, m, n);
-        check(strcmp(got, text) == 0, name, "text:\n%s\nexpected:\n%s", got, text);
+        size_t len;
+        const char *got = template_text(t, tok, m, n, &len);
+        check(len == strlen(text) && strcmp(got, text) == 0, name, "text:\n%s\nexpected:\n%s", got, text);
         check_ids(name, template_encode(t, tok, m, n, false), json_get(one, "ids"));
     }
     scratch_reset(mark);

@@ -273,6 +273,9 @@ run chat $VC -p "</s>" --show-prompt; expect "special tokens of a user" 0
 is "are text" "$(tail -1 "$T/out" | tr ' ' '\n' | grep -cx 2)" 0
 run chat $VC -p "</s>" --show-prompt --raw
 is "--raw: they are not" "$(tail -1 "$T/out" | tr ' ' '\n' | grep -cx 2)" 1
+echo '{"text":"a\u0000b"}' >"$T/zero.jsonl"
+in=$T/zero.jsonl; run chat $VC --in jsonl --json --show-prompt; expect "a zero byte, chat" 0 out='USER: a\u0000b ASS'
+in=$T/zero.jsonl; run complete -m $V --in jsonl --json --show-prompt; expect "a zero byte" 0 out='<s>a\u0000b"'
 run chat -m $V -p hi; expect "an unknown template" 3 err="--template NAME" err=vicuna empty
 run chat -m $V -p hi --template vicunia; expect "--template vicunia" 3 err="vicunia" err=vicuna-v0
 run chat -m $V -p hi --template plain --system x; expect "no place for --system" 2 err=--system
