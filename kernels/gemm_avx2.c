@@ -43,7 +43,7 @@ INLINE __m128 sum4(__m256 a, __m256 b, __m256 c, __m256 d)
 enum {
     WIDE = 1,           /* rows of A up to which R is 8 */
     TALL = 3,           /* rows of A that 4 of W meet at a time */
-    FETCH = 256         /* bytes */
+    FETCH = 2048        /* bytes of all R rows together that are fetched ahead */
 };
 
 #define FEW(name, T)                                                                           \
@@ -65,7 +65,7 @@ enum {
             for (int j = 0; j < R; j++) {                                                      \
                 v = load_##name(w[j] + p);                                                     \
                 KEEP(v);                                                                       \
-                if (R < 8) __builtin_prefetch(w[j] + p + FETCH / sizeof(T));                   \
+                __builtin_prefetch(w[j] + p + FETCH / R / sizeof(T));                          \
                 UNROLL                                                                         \
                 for (int i = 0; i < M; i++)                                                    \
                     s[i][j] = _mm256_fmadd_ps(a[i], v, s[i][j]);                               \

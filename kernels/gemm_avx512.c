@@ -48,7 +48,7 @@ INLINE __m128 sum4(__m512 a, __m512 b, __m512 c, __m512 d)
 enum {
     WIDE = 3,           /* rows of A up to which R is 8 */
     TALL = 6,           /* rows of A that 4 of W meet at a time */
-    FETCH = 256         /* bytes */
+    FETCH = 2048        /* bytes of all R rows together that are fetched ahead */
 };
 
 #define FEW(name, T)                                                                           \
@@ -70,7 +70,7 @@ enum {
             for (int j = 0; j < R; j++) {                                                      \
                 v = load_##name(w[j] + p);                                                     \
                 KEEP(v);                                                                       \
-                __builtin_prefetch(w[j] + p + FETCH / sizeof(T));                              \
+                __builtin_prefetch(w[j] + p + FETCH / R / sizeof(T));                          \
                 UNROLL                                                                         \
                 for (int i = 0; i < M; i++)                                                    \
                     s[i][j] = _mm512_fmadd_ps(a[i], v, s[i][j]);                               \
