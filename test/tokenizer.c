@@ -576,6 +576,8 @@ static const char *refusal(const char *json, const char *dir)
 
 #define PIECES "\"model\":{\"type\":\"WordPiece\",\"unk_token\":\"u\"," \
                "\"continuing_subword_prefix\":\"##\",\"vocab\":{\"u\":0,\"a\":1}}"
+#define RUNS "{\"type\":\"Replace\",\"pattern\":{\"Regex\":\" {2,}\"},\"content\":\"a  b  c  d\"}"
+#define TABLE "{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"\"}"
 #define BPE(vocab, merges) \
     "{\"model\":{\"type\":\"BPE\",\"vocab\":" vocab ",\"merges\":" merges "}}"
 
@@ -590,6 +592,10 @@ static void test_refused(void)
           "{\"type\":\"Replace\",\"pattern\":{\"String\":\"z\"},\"content\":\"\"},"
           "{\"type\":\"Replace\",\"pattern\":{\"String\":\"a\"},\"content\":\"aaaaaaaa\"}]}}",
           "128 times as long" },
+        { "{" PIECES ",\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":["
+          RUNS "," RUNS "," RUNS "]}}", "125 times as long" },
+        { "{" PIECES ",\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":["
+          TABLE "," TABLE "]}}", "81 times as long" },
         { "{\"model\":3}", "has no object model" },
         { "{\"model\":{\"type\":\"Unigram\",\"vocab\":[]}}", "has no unk_id" },
         { "{\"model\":{\"vocab\":[[\"a\",0]]}}", "has no unk_id" },

@@ -41,9 +41,9 @@ static void need_utf8(const char *name, const char *s, size_t n)
 /* How many lines there are at most. */
 static int count_lines(const char *s, size_t n)
 {
-    size_t lines = 1;
+    int lines = 1;                           /* n: MAX_FILE at most */
     for (size_t i = 0; i < n; i++) lines += s[i] == '\n';
-    return lines < MAX_IDS ? (int)lines : MAX_IDS;
+    return lines;
 }
 
 Tokenizer *load_vocab_txt(const char *name, const char *text, size_t n)

@@ -276,6 +276,8 @@ void parse_steps(Tokenizer *t, Json root)
         if (n->kind == NORM_REPLACE && n->by.n > n->what.n)
             growth *= (n->by.n + n->what.n - 1) / n->what.n;
         if (n->kind == NORM_REPLACE_SPACES && n->by.n > 1) growth *= n->by.n;
+        if (n->kind == NORM_REPLACE_RUNS && n->by.n > 2) growth *= (n->by.n + 1) / 2;
+        if (n->kind == NORM_PRECOMPILED) growth *= 9;        /* one, but not two of them */
         if (growth > MAX_GROWTH)
             json_error(step[i], "and the steps before it make a text %zu times as long, expected"
                        " at most %d times", growth, MAX_GROWTH);

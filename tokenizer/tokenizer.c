@@ -173,6 +173,7 @@ static void grow_ids(Vocab *v, int cap)
 void vocab_init(Vocab *v, int n_pieces)
 {
     size_t n = 256;
+    if (n_pieces > MAX_IDS) n_pieces = MAX_IDS;
     while (n < (size_t)n_pieces * 2 + 128) n *= 2;
     *v = (Vocab){0};
     make_slots(v, n);
