@@ -11,12 +11,14 @@
  *
  *   tile       6 x 16: 12 sums, 2 registers of P, 1 or 2 for A: all there are. 8 x 8 where 8 lanes
  *              or fewer are in use
- *   per step   12 multiply-adds, 6 cycles, for 8 loads, 4 cycles
+ *   per step   12 multiply-adds, 6 cycles, for 8 loads, 4 cycles; with the loop 24 instructions, 6
+ *              cycles where four are taken in each. 8 x 8: 8 for 9 loads, the limit: 4.5 cycles
  *   latency    a sum is used again after 12 multiply-adds, 6 cycles; they take 4 or 5 each
  *   blocks     S [KEYS, 16] is 6 KiB, in the first-level cache with what passes by
  *
- * A weight costs 6 multiply-adds and some additions, which other units of the processor do: with
- * 40 numbers in a head a score costs 80 multiply-adds elsewhere. */
+ * A weight costs 5 multiply-adds, a product and 8 others, which other units of the processor do for
+ * the most part; 20 instructions for 8 weights, 25 with a mask. With 40 numbers in a head the same
+ * scores cost 80 multiply-adds: softmax is a tenth of it all. */
 #include "avx2.h"
 
 #include <math.h>

@@ -10,12 +10,15 @@
  *
  *   tile       6 x 16 of registers of 4: 24 sums, 4 registers of P, 1 or 2 for A = 30 of 32.
  *              12 x 4 where 4 lanes or fewer are in use, 12 x 8 for 8
- *   per step   24 multiply-adds for 10 loads (each number of A is loaded and spread by one
- *              instruction). A core with four vector units and three loads a cycle (Neoverse V1,
- *              Apple M1) needs 6 cycles of arithmetic, 3.3 of loads; with two and two (Cortex-A72
- *              to Neoverse N1) 12 and 5: arithmetic is the limit. Counted, not timed.
+ *   per step   24 multiply-adds, 10 loads, 4 to 7 others: 41 instructions at most, as gcc 12 makes
+ *              them. A core with four vector units and three loads a cycle (Neoverse V1, Apple M1)
+ *              needs 6 cycles of arithmetic, 3.3 of loads; with two and two (Cortex-A76, Neoverse
+ *              N1) 12 and 5, and 10 to decode four a cycle: arithmetic is the limit. Not timed.
  *   latency    a sum is used again after 24 multiply-adds; they take 4 cycles each, so 4 units can
  *              keep 16 of them under way
+ *   softmax    4 weights take 5 multiply-adds and 11 others of the same units, twice as often where
+ *              keys are masked: 16 of them are 8 cycles on a Cortex-A76. In a head of 64 numbers
+ *              the same 4 scores cost 128 multiply-adds, 64 cycles
  *   blocks     S [KEYS, 16] is 6 KiB, in the first-level cache with what passes by */
 #include "neon.h"
 

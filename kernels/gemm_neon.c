@@ -1,7 +1,7 @@
 /* gemm_neon.c -- matrix products for 64-bit ARM (ARMv8.0, all of them): 32 registers of 4 floats.
  *
  * The tile (many rows): 6 x 16. Each step along k loads 4 registers of the panel and multiplies
- * them with 6 numbers of A, each loaded into all lanes of a register (ld1r):
+ * them with 6 numbers of A, each from the first lane of a register (fmla by element):
  *
  *              P[p][0..3]  P[p][4..7]  P[p][8..11]  P[p][12..15]
  *   A[0][p]       c00          c01         c02          c03
@@ -9,17 +9,22 @@
  *   A[5][p]       c50          c51         c52          c53        registers
  *
  *   registers  24 sums + 4 of the panel + 1 or 2 for A = 30 of 32
- *   per step   24 multiply-adds for 10 loads. Cores with two 128-bit multiply-adds and two loads a
- *              cycle (Cortex-A76, Neoverse N1) take 12 cycles for the first and 5 for the second;
- *              those with four and three (Apple M1, Neoverse V1) 6 and 4. Arithmetic is the limit.
+ *   per step   24 multiply-adds, 10 loads, 4 for the loop: 36 to 38 instructions. Cores with two
+ *              128-bit multiply-adds and two loads a cycle (Cortex-A76, Neoverse N1) take 12 cycles
+ *              for the first and 5 for the second, and decode four a cycle: 9.5. Those with four
+ *              and three (Apple M1, Neoverse V1) take 6 and 4. Arithmetic is the limit.
+ *   not ld1r   which spreads a number while it loads it: that takes a place of the multiply-adds,
+ *              too, 30 in place of 24
  *   latency    a sum is used again after 24 multiply-adds, 6 to 12 cycles; they take 4
  *
  * Few rows: 8 rows of W by up to 3 of A, or 4 by up to 6, are 24 sums at most; the loads of W are
  * shared by the rows of A. What bounds it is the memory, which wants long streams: the rows of W
- * lie an eighth (a quarter) of the task apart.
+ * lie an eighth (a quarter) of the task apart. With one row of A, 4 f32 weights take a load and a
+ * multiply-add, half a cycle: 32 bytes a cycle, more than any memory gives. f16 (fcvtl: two places
+ * of one unit on a Cortex-A76) takes 2 cycles for 8 bytes, bf16 (a shift) one.
  *
- * Tested for correctness by emulation (qemu-user); the cycles above are from the vendors'
- * optimisation guides, not measured. */
+ * Tested for correctness by emulation (qemu-user); instructions are counted in what gcc 12 makes of
+ * it, cycles are from the vendor's optimisation guides, not measured. */
 #include "neon.h"
 
 enum { TILE_M = 6, TILE_N = 16, VECTORS = TILE_N / 4 };

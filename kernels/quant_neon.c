@@ -13,16 +13,16 @@
  *
  * There is one loop for few rows and for many, a row of activations at a time:
  *
- *   registers  8 sums of integers, as two for each row + 2 of floats + 4 of weights + 2 of
- *              activations + 1 of products
+ *   registers  4 of integers, two sums for each row + 2 of floats + 4 of weights + 2 of
+ *              activations + 2 of products
  *   per block  16 smull, 16 smlal, 16 sadalp, 2 addp, and 2 each of subtraction, product of scales,
- *              multiply-add. The first two kinds go to one of two units, sadalp to the other
- *              (Cortex-A57, A72, A76): 32 cycles for 256 products. Floats would take 64
- *              multiply-adds: 64 cycles on a Cortex-A72, 32 on an A76
- *   loads      16 of weights, 8 of activations, 3 of scales: 27, in the shadow of the 32 cycles even
- *              with one load a cycle. So a tile of more rows, which would share the weights' loads,
- *              gains nothing, and q_tile_m is 1. What a panel saves is the unpacking of 4 bits and
- *              of scales
+ *              multiply-add; 96 instructions in all. The first two kinds go to one of two units,
+ *              sadalp to the other (Cortex-A57, A72, A76): 32 cycles for 256 products. Floats would
+ *              take 64 multiply-adds: 64 cycles on a Cortex-A72, 32 on an A76
+ *   loads      16 of weights, 8 of activations, 3 of scales: 27, in the shadow of the 32 cycles
+ *              even with one load a cycle. So a tile of more rows, which would share the weights'
+ *              loads, gains nothing, and q_tile_m is 1. What a panel saves is the unpacking of 4
+ *              bits and of scales
  *
  * Tested for correctness by emulation (qemu-user); cycles are from the vendor's guides. */
 #include "neon.h"

@@ -245,7 +245,7 @@ enum { N_TESTS = sizeof TESTS / sizeof *TESTS };
 static uint64_t digest(void)
 {
     uint64_t h = NO_FLOATS;
-    for (int t = 0; t < 24; t++) {
+    for (int t = 0; t < of_digest(24); t++) {
         state = 77 + t;
         int m = t % 2 ? 1 + below(3) : 17 + below(250), d = 24, n_kv = t % 3 ? 300 : 2000;
         int kv_heads = t % 4 ? 3 : 1;

@@ -342,7 +342,7 @@ enum { N_TESTS = sizeof TESTS / sizeof *TESTS };
 static uint64_t digest(void)
 {
     uint64_t h = NO_FLOATS;
-    for (int t = 0; t < 24; t++) {
+    for (int t = 0; t < of_digest(24); t++) {
         state = 77 + t;
         DType type = t % 2 ? Q8 : Q4;
         int m = t % 3 ? 1 + below(3) : 17 + below(250), n = 1 + below(600), k = 1 + below(1500);
