@@ -176,7 +176,7 @@ static void find_peaks(const char *level)
     if (!strcmp(level, "avx512vnni") || bf16) set_peak(INT8_DOT, vnni_512, 64);
     if (bf16) set_peak(BF16_DOT, bf16_512, 32);
 #elif defined(__aarch64__)
-    if (!strcmp(level, "neon")) set_peak(FMA, fma_neon, 4);
+    if (!strncmp(level, "neon", 4)) set_peak(FMA, fma_neon, 4);
 #endif
 }
 
