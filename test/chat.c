@@ -100,7 +100,8 @@ static void test_case(Json one, int number)
     if (t) {
         size_t len;
         const char *got = template_text(t, tok, m, n, &len);
-        check(len == strlen(text) && strcmp(got, text) == 0, name, "text:\n%s\nexpected:\n%s", got, text);
+        check(len == strlen(text) && strcmp(got, text) == 0, name, "text:\n%s\nexpected:\n%s", got,
+              text);
         check_ids(name, template_encode(t, tok, m, n, false), json_get(one, "ids"));
     }
     scratch_reset(mark);
