@@ -120,7 +120,8 @@ Bert *bert_load(Ckpt ck, Json config, BertOptions o)
     b->name       = keep_string("%s", ck.prefix);
 
     Ckpt e = ckpt_at(ck, "embeddings.");
-    b->words     = ckpt_get(e, "word_embeddings.weight", b->n_vocab, b->d);
+    b->words     = o.tied ? matrix_load(e, "word_embeddings.weight", b->n_vocab, b->d, HEAD_MATRIX)
+                          : ckpt_get(e, "word_embeddings.weight", b->n_vocab, b->d);
     b->positions = ckpt_get(e, "position_embeddings.weight", b->max_tokens, b->d);
     if (!o.no_segments) {
         int n_segments = json_int(config, "type_vocab_size", 2, 1, 1 << 16);

@@ -60,6 +60,7 @@ Blip *blip_load(Ckpt ck, Json config)
     if (b->kind != BLIP_CAPTION)
         b->encoder = bert_load(ckpt_at(ck, "text_encoder."), text, o);
     if (b->kind != BLIP_ITM) {
+        o.tied = !ckpt_has(ck, "text_decoder.cls.predictions.decoder.weight");
         b->decoder = bert_load(ckpt_at(ck, "text_decoder.bert."), text, o);
         bert_load_head(b->decoder, ckpt_at(ck, "text_decoder.cls.predictions."));
     }

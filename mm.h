@@ -144,6 +144,7 @@ typedef struct Bert Bert;
 /* What a stack of BERT layers is made of; the default, all zero, is BERT itself. */
 typedef struct {
     bool no_segments;                /* no token_type_embeddings: BLIP */
+    bool tied;                       /* the table of words is the head's matrix, too */
     int  d_image;                    /* > 0: cross-attention to image rows of this width: BLIP */
 } BertOptions;
 
