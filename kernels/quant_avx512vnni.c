@@ -23,8 +23,8 @@
  * Few rows: the blocks of two streams side by side make 16 rows of W; up to 8 rows of activations
  * pass by them, whose sums of floats lie in the first-level cache. Measured on Zen 4, cycles a
  * block of 272 bytes from the cache: 12 for one row of activations, 25 for four, 49 for eight, of
- * which dpbusd and what shares its unit need 40. From memory a block takes 28 to arrive, so that is the
- * limit up to four rows; of Q4, whose blocks are half as large, up to three.
+ * which dpbusd and what shares its unit need 40. From memory a block takes 28 to arrive: that is
+ * the limit up to four rows; of Q4, whose blocks are half as large, up to three.
  *
  * Easy to get wrong: gcc 12's intrinsic for dpbusd copies the sum each time, hence the assembly. */
 #include "avx512.h"
