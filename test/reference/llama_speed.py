@@ -8,7 +8,8 @@ the same bits per weight on both sides: GGUF for llama.cpp, safetensors for mm (
 `mm quantize` from the BF16 folder). Then in turns, ROUNDS times: llama-bench and `mm complete` with
 a prompt of N tokens and N generated ones. Printed: medians of tokens per second and their ratio; of
 the generation also the bytes of weights that pass per second, in percent of the memory's speed as
-`mm bench` measures it between the rounds. Skips, and says so, where no llama-bench is given.
+`mm bench` measures it before and after each run of mm. mm keeps the output matrix of a Q4 model in
+8 bits: "at equal bytes" compares bytes a second. Skips, and says so, where no llama-bench is given.
 
     format   GGUF type   mm                                 bits a weight
     F16      F16         F16                                16
@@ -175,7 +176,7 @@ def files(args, kind):
         write_gguf(gguf, shape, FORMATS[kind])
     if not os.path.exists(folder):
         if kind in ("F16", "BF16"):
-            write_folder(folder, shape, kind, args.tokenizer)
+            write_folder(folder, shape, kind, args.tokenizer, 3 if args.shape == "7b" else 1)
         else:
             source = files(args, "BF16")[1]
             subprocess.run([args.mm, "quantize", source, folder, "--quant", kind.lower()],
@@ -220,11 +221,11 @@ def memory_rate(args):
                 if r.get("limit") == "memory" and r.get("threads") == args.threads)
 
 
-def bytes_of_a_token(args, kind):
-    """All matrices but the table of words are read once for a token."""
-    bits = {"F16": 16, "BF16": 16, "Q8": 8.5, "Q4": 4.5}[kind]
-    rows = [r * c for name, _, r, c in matrices(SHAPES[args.shape]) if name != "token_embd"]
-    return sum(rows) * bits / 8
+def bytes_of_a_token(args, kind, head=None):
+    """All matrices but the table of words are read once for a token; head: the type of the last."""
+    bits = {"F16": 16, "BF16": 16, "Q8": 8.5, "Q4": 4.5}
+    return sum(rows * columns * bits[head if head and name == "output" else kind] / 8
+               for name, _, rows, columns in matrices(SHAPES[args.shape]) if name != "token_embd")
 
 
 def main():
@@ -252,18 +253,22 @@ def main():
     for _ in range(args.runs):
         for kind in kinds:
             theirs[kind].append(llama_bench(args, made[kind][0]))
-            memory[kind].append(memory_rate(args))
+            before = memory_rate(args)
             ours[kind].append(mm_complete(args, made[kind][1]))
+            memory[kind].append((before + memory_rate(args)) / 2)
     print(f"{args.shape}, {args.threads} threads, {args.runs} rounds; tokens a second")
     for kind in kinds:
         middle = [[statistics.median(column) for column in zip(*side[kind])]
                   for side in (ours, theirs)]
         (prompt, text), (their_prompt, their_text) = middle
-        share = text * bytes_of_a_token(args, kind) / (statistics.median(memory[kind]) * 1e9)
+        read = text * bytes_of_a_token(args, kind, "Q8" if kind == "Q4" else kind) / 1e9
+        equal = read / (their_text * bytes_of_a_token(args, kind) / 1e9)
+        gbs = statistics.median(memory[kind])
         print(f"{kind:5} prompt of {args.prompt}: mm {prompt:7.1f}  llama.cpp {their_prompt:7.1f}"
               f"  {prompt / their_prompt:5.2f} times   generation: mm {text:6.2f}"
-              f"  llama.cpp {their_text:6.2f}  {text / their_text:5.2f} times,"
-              f" {100 * share:.0f} % of memory")
+              f"  llama.cpp {their_text:6.2f}  {text / their_text:5.2f} times"
+              f" ({equal:.2f} at equal bytes), {read:.1f} GB/s, {100 * read / gbs:.0f} % of memory's"
+              f" {gbs:.1f}")
 
 
 if __name__ == "__main__":
