@@ -23,7 +23,7 @@
  * six short streams, whose beginnings a processor learns too late: fetched ahead as well.
  *
  * Two threads lose little more where their cores share a third-level cache. Where they do not, and
- * the product takes but a millisecond, they lose 5 to 10 %: rows of A that the other core wrote, and
+ * a product takes but a millisecond, they lose 5 to 10 %: rows of A that the other core wrote, and
  * lines of C that it read last, are a third of a microsecond away. So tasks that follow each other,
  * and the same columns of the next product, are one thread's (threads.c); and where one or two
  * strips are all of W, A is rounded to bf16 tile by tile, in the thread that multiplies it. With
