@@ -57,6 +57,7 @@ struct ChatTemplate {
     bool        start;               /* what the tokenizer puts in front of every text */
     bool        apart;               /* contents are encoded by themselves: Qwen v1 */
     bool        images;              /* pictures have a place */
+    bool        marks;               /* which is between two tokens: mm_use_im_start_end */
 };
 
 /* === The table ================================================================================ */
@@ -328,6 +329,7 @@ const ChatTemplate *template_open(const char *dir, Json config, const char *name
         t->apart = true;
         t->system = "You are a helpful assistant.";
     }
+    t->marks = t->images && kind != LLAVA_HF && json_bool(config, "mm_use_im_start_end", false);
     return t;
 }
 
@@ -387,6 +389,15 @@ static void add_form(Pieces *p, const char *s)
         const char *token = token_of(p, *s++, &n);
         add_text(p, token, n, false);
     }
+}
+
+static void add_mark(Pieces *p, const char *token)
+{
+    if (!p->t->marks) return;
+    if (tok_id(p->tok, token) < 0)
+        die(EXIT_MODEL, "mm_use_im_start_end of config.json asks for a token %s, which this model's "
+            "tokenizer does not have\nadded_tokens.json belongs to it, too", token);
+    add_text(p, token, strlen(token), false);
 }
 
 /* What somebody said. */
@@ -470,7 +481,9 @@ static void add_question(Pieces *p, const Message *m, const char *system, size_t
     size_t ahead = system && m->n_images && n >= m->n ? n - m->n : 0;
     add_text(p, text, ahead, !p->raw);
     for (int i = 0; i < m->n_images; i++) {
+        add_mark(p, "<im_start>");
         add_piece(p, (Piece){ .kind = PIECE_IMAGE, .image = p->n_images++ });
+        add_mark(p, "<im_end>");
         add_text(p, "\n", 1, false);
     }
     add_content(p, text + ahead, n - ahead);

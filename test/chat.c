@@ -51,7 +51,7 @@ static const char *make_folder(Json one, const char *name, int number)
 
 static const Tokenizer *tokenizer(const char *name)
 {
-    static struct { const char *name; Tokenizer *tok; } loaded[4];
+    static struct { const char *name; Tokenizer *tok; } loaded[5];
     int i = 0;
     while (loaded[i].name && strcmp(loaded[i].name, name)) i++;
     if (!loaded[i].name) {
@@ -132,6 +132,24 @@ static void test_raw(void)
     }
 }
 
+/* mm_use_im_start_end with a tokenizer that lacks the tokens. */
+static void test_no_marks(void)
+{
+    const char *text = "{\"mm_vision_tower\":\"x\",\"mm_use_im_start_end\":true}";
+    Json config = json_parse("config.json", text, strlen(text), 8, EXIT_FILE);
+    const ChatTemplate *t = template_open(DATA "/legacy", config, "llava-v1");
+    Message m = { ROLE_USER, "a", 1, 1 };
+    jmp_buf place;
+    int code = setjmp(place);
+    if (!code) {
+        die_landing = &place;
+        template_encode(t, tokenizer("legacy"), &m, 1, false);
+    }
+    die_landing = NULL;
+    check(code == EXIT_MODEL && strstr(item_error.msg, "<im_start>"), "no marks", "exit code %d",
+          code);
+}
+
 static void test_templates(void)
 {
     Json all = json_file(DATA, "cases.json", 64 << 20);
@@ -149,6 +167,7 @@ static void test_templates(void)
     }
     check(number > 150, "cases", "only %d", number);
     test_raw();
+    test_no_marks();
     if (fork() == 0) execlp("rm", "rm", "-rf", root, (char *)NULL);
 }
 

@@ -286,6 +286,7 @@ def plain(messages):
 # --- Text to ids --------------------------------------------------------------------------------
 
 SPECIAL = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"]
+MARKS = ["<im_start>", "<im_end>"]  # around a picture, with mm_use_im_start_end
 HOSTILE = "\ufdd0"                  # stands in contents where special tokens begin: "<" -> this
 
 
@@ -335,7 +336,7 @@ def encode_llava(tok, text):
     ids = []
     for k, chunk in enumerate(text.split("<image>")):
         ids += [-k] if k else [1]
-        ids += encode_between(tok, chunk, [])
+        ids += encode_between(tok, chunk, [], SPECIAL + MARKS)
     return ids
 
 
@@ -464,7 +465,8 @@ def main(out):
     os.makedirs(out, exist_ok=True)
     data = llama_tokenizer()
     toks = {"legacy": finish_llama(dict(data), True), "newer": finish_llama(dict(data), False),
-            "qwen": qwen_tokenizer()}
+            "qwen": qwen_tokenizer(), "marks": finish_llama(dict(data), True)}
+    toks["marks"].add_special_tokens(MARKS)
     for name, tok in toks.items():
         folder = os.path.join(out, name)
         os.makedirs(folder, exist_ok=True)
@@ -562,6 +564,7 @@ def main(out):
         add(f"qwen v1 {i}", "chatml", "qwen", files, messages, text, ids)
 
     llava = {"config.json": {"model_type": "llava", "mm_vision_tower": "x"}}
+    marked = {"config.json": {**llava["config.json"], "mm_use_im_start_end": True}}
     for form, write, folder in (("llava-v1", llava_v1, "llava-v1.5-7b"),
                                 ("llava-v0", llava_v0, "LLaVA-7b-delta-v0"),
                                 ("llava-llama2", llava_llama2, "llava-llama-2-13b-chat-preview")):
@@ -571,6 +574,10 @@ def main(out):
             text = write(old)
             add(f"{form} {i}", form, "legacy", llava, messages, "<s>" + text,
                 encode_llava(toks["legacy"], text), folder, None, n_images)
+            if n_images:
+                text = text.replace("<image>", "<im_start><image><im_end>")
+                add(f"{form} marks {i}", form, "marks", marked, messages, "<s>" + text,
+                    encode_llava(toks["marks"], text), folder, None, n_images)
     fast = {name: PreTrainedTokenizerFast(tokenizer_object=toks[name], chat_template=LLAVA_HF,
                                           bos_token="<s>", eos_token="</s>")
             for name in ("legacy", "newer")}
