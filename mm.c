@@ -569,6 +569,7 @@ static const Command COMMANDS[] = {
       "  mm caption -m blip photo.jpg\n"
       "  mm caption -m blip -p \"a photo of\" *.jpg         each begins with these words\n"
       "  mm vqa -m blip-vqa -p \"what is this?\" photo.jpg  a question\n"
+      "  mm caption -m llava15 -p \"what is odd?\" *.jpg    LLaVA answers in sentences\n"
       "  mm caption -m blip --json -r photos > captions.jsonl\n",
       "prompt max_tokens beams logprobs", "text confidence stop tokens ids logprobs" },
     { "chat", NULL, CHAT, cmd_chat, "[-m MODEL] [-p TEXT] [--system TEXT]",

@@ -11,6 +11,7 @@
 MM=$(realpath "${MM:-./mm}")
 M=test/data/models P=$M/pictures
 T=$(mktemp -d) && trap 'rm -rf "$T"' EXIT
+assets=${MM_ASSETS:-../shared/assets}
 for v in $(env | sed -n 's/^\(MM_[A-Z_]*\|HF_[A-Z_]*\|HUGGINGFACE_[A-Z_]*\|XDG_CACHE_HOME\)=.*/\1/p'); do
     unset "$v"
 done
@@ -321,6 +322,14 @@ run complete -m $V -p Hello --max-tokens 16; w=$(cut -c12-14 "$T/out")
 run complete -m $V -p Hello --max-tokens 16 --json; t=$(sed 's/.*"text":"\([^"\\]*\).*/\1/' "$T/out"); w=$(printf %.3s "$t")
 [ -n "$w" ] && { run complete -m $V -p Hello --max-tokens 16 --json --stop "$w"; expect "--stop" 0 out='"text":""' out='"stop":"stop"'; }
 run complete -m $V -p Hello --max-tokens 9 --json --beams 3 --logprobs 2; expect "beams" 0 out='"logprobs":[{"id"'
+
+run info $V; expect "info of a language model" 0 quiet out="runs: chat, complete" out~"private at ctx 384 \([0-9.]+ kB a token\)" \
+    out~'^  speed    about [0-9.e+]+ tokens/s, prompts [0-9.e+]+ tokens/s on'
+run info $L; expect "info of LLaVA" 0 quiet out="runs: caption, chat" out="-> 4 tokens" out~"tokens/s, [0-9.e-]+ m?s per image"
+run caption -m $L $P/wide.png $P/tall.png; expect "caption with LLaVA" 0 quiet lines=2
+run caption -m $L -p "What is this?" $P/wide.png; expect "a question to LLaVA" 0 quiet
+run chat -m $L -p "What is this?" --image $P/wide.png --json; t=$(sed 's/.*"ids":\[\([0-9,]*\)\].*/\1/' "$T/out")
+run caption -m $L -p "What is this?" $P/wide.png --json; expect "the same as in chat" 0 out="\"ids\":[$t]"
 
 # --- Inputs ----------------------------------------------------------------------------------------
 D=$T/d; mkdir -p $D/a $D/a-b; cp $P/tall.png $D/z.png; cp $P/wide.png $D/a/x.png
@@ -791,6 +800,24 @@ run quantize --quant none $M/bert-mean "$T/q9"; expect "quantize to nothing" 2 e
 (ulimit -f 1; "$MM" quantize $M/bert-mean "$T/q9") 2>"$T/err" >"$T/out"; code=$?
 expect "quantize, ulimit -f" 7 err="q9"
 is "what failed leaves nothing there" "$(find "$T" -maxdepth 1 -name 'q9*')" ""
+
+# Language models: the file writes what --quant at load writes, with any number of threads.
+for q in q8 q4; do
+    run quantize --quant $q $L "$T/llava-$q"; expect "quantize LLaVA, $q" 0 quiet out="tensors quantised"
+    run quantize --quant $q $V "$T/lm-$q"; expect "quantize a language model, $q" 0 quiet
+    run complete -m "$T/lm-$q" -p "Hello" --max-tokens 30 -t 1; cp "$T/out" "$T/file"
+    [ -s "$T/file" ] && good || bad "a quantised language model says nothing, $q"
+    run complete -m $V --quant $q -p "Hello" --max-tokens 30 -t 3; same "complete --quant $q" "$T/out" "$T/file"
+    run chat -m "$T/llava-$q" -p "What is this?" --image $P/wide.png --max-tokens 9 -t 1; cp "$T/out" "$T/file"
+    run chat -m $L --quant $q -p "What is this?" --image $P/wide.png --max-tokens 9 -t 3
+    same "chat about a picture, --quant $q" "$T/out" "$T/file"
+    S=$assets/models/stories15M
+    [ -f $S/model.safetensors ] || { skip "quantised stories15M, $q: $S is not there"; continue; }
+    run quantize --quant $q $S "$T/stories-$q"
+    run complete -m "$T/stories-$q" -p "Once upon a time" --max-tokens 60 -t 1; cp "$T/out" "$T/file"
+    run complete -m $S --quant $q -p "Once upon a time" --max-tokens 60 -t 3; same "a story, --quant $q" "$T/out" "$T/file"
+done
+run info "$T/lm-q4"; expect "info of a quantised language model" 0 quiet out="Q4" out=" tokens/s, prompts "
 
 # --- Hostile names, records and files ---------------------------------------------------------------
 # A tensor whose type is no type, put behind the others; it is one that BERT's loader ignores.
