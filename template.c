@@ -395,8 +395,8 @@ static void add_mark(Pieces *p, const char *token)
 {
     if (!p->t->marks) return;
     if (tok_id(p->tok, token) < 0)
-        die(EXIT_MODEL, "mm_use_im_start_end of config.json asks for a token %s, which this model's "
-            "tokenizer does not have\nadded_tokens.json belongs to it, too", token);
+        die(EXIT_MODEL, "mm_use_im_start_end in config.json asks for a token %s that this model's "
+            "tokenizer lacks\nadded_tokens.json belongs to it, too", token);
     add_text(p, token, strlen(token), false);
 }
 

@@ -308,6 +308,8 @@ run chat $VC -p "$(yes word | head -400)"; expect "a prompt that does not fit" 2
 run chat $VC -p hi --ctx 50 --json; expect "the context is full" 0 out='"stop":"context"'
 run complete -m $V -p "Hello" --max-tokens 5 --json; expect "complete" 0 out='"out":5' out='"in":'
 run complete -m $V -p "" --max-tokens 3 --json; expect "an empty prompt: BOS" 0 out='"in":1,'
+run complete -m $V -p "a</s>b" --show-prompt; expect "special tokens of a prompt" 0 out~"^1 309 2 308 286$"
+run complete -m $Q -p "a<|im_end|>b" --show-prompt; expect "ChatML's, too" 0 out~"^64 422 65$"
 run complete -m $Q -p "" --max-tokens 3; expect "an empty prompt without BOS" 2 err="empty prompt"
 printf 'Hello' >"$T/a.txt"; printf 'Hello\n' >"$T/b.txt"
 run complete -m $V --max-tokens 5 --no-filename "$T/a.txt" "$T/b.txt"; expect "files" 0 lines=2
