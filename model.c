@@ -284,12 +284,8 @@ void model_tokenizer(Model *m)
     int missing = rows - n;
     bool few = missing > rows / 10 || (missing > 128 && missing > rows / 32);
     if (n <= rows && !few) return;
-    size_t n_bytes;
-    const char *file = model_file(m->dir, "tokenizer.json", 1 << 30, &n_bytes) ? "tokenizer.json"
-                     : m->row->load == load_clip ? "vocab.json" : "vocab.txt";
-    die(EXIT_FILE, "%s/%s: has %d tokens, but key vocab_size of config.json is %d\n"
-        "copy the tokenizer's files from where the weights come from", quoted(m->dir), file, n,
-        rows);
+    die(EXIT_FILE, "%s: has %d tokens, but key vocab_size of config.json is %d\n"
+        "copy the tokenizer's files from where the weights come from", tok_file(m->tok), n, rows);
 }
 
 /* The picture side: what preprocessor_config.json says; without one the class's own standard at

@@ -280,6 +280,8 @@ bool tok_adds_bos(const Tokenizer *t)
     return bos >= 0 && t->single.n && t->single.item[0] == bos;
 }
 
+const char *tok_file(const Tokenizer *t) { return t->name; }
+
 const char *tok_kind(const Tokenizer *t)
 {
     static const char *const KIND[] = { "WordPiece", "BPE", "Unigram" };

@@ -75,5 +75,6 @@ int         tok_id(const Tokenizer *t, const char *piece);       /* -1: not ther
 const char *tok_piece(const Tokenizer *t, int id, size_t *n);    /* NULL: not there */
 int         tok_size(const Tokenizer *t);                        /* largest id + 1 */
 const char *tok_kind(const Tokenizer *t);                        /* "WordPiece", "BPE": for info */
+const char *tok_file(const Tokenizer *t);                        /* of the vocabulary; quoted */
 
 #endif
