@@ -323,6 +323,7 @@ static void write_weights(Job *job, Weights *w, const char *dir, const char *to,
     FillFn *fill = NULL;
     Delta *delta = NULL;
     first_feedback(job->r, "converting %s", quoted(dir));
+    if (!w->n) die(EXIT_FILE, "%s: has no weights", quoted(dir));
     if (job->base.n) {
         delta = delta_open(w, &job->base, job->mode, has_pad(dir));
         fill = delta_fill;

@@ -297,7 +297,7 @@ Delta *delta_open(Weights *delta, const Weights *base, DeltaMode mode, bool has_
         if (!is_angles(delta->weight[i].name) || find(d, delta->weight[i].name))
             delta->weight[n++] = delta->weight[i];
     delta->n = n;
-    if (!n) die(EXIT_FILE, "%s: has no weights", quoted(delta->weight[0].file));
+    if (!n) die(EXIT_FILE, "%s: has no weights but angles", quoted(delta->weight[0].file));
     check_all(delta, d);
     d->mode = mode != DELTA_AUTO ? mode : guess_mode(delta, d, has_pad);
     for (size_t i = 0; i < n; i++) {
