@@ -25,7 +25,19 @@ ARM  = $(if $(filter aarch64 arm64,$(ARCH)),,%_neon.c %_neondot.c %_neoni8mm.c %
 LIB  = $(filter-out mm.c $(X86) $(ARM),$(wildcard *.c kernels/*.c tokenizer/*.c))
 OBJ  = $(LIB:%.c=$(BUILD)/%.o)
 
+# Only what stands here is made: "help.c" makes no help.
+MAKEFLAGS += -r
+
 all: $(BUILD)/mm mm
+help:
+	@echo 'make               builds ./mm'
+	@echo 'make test          all tests; debug-test: under sanitizers; thread-test, neon-test, fuzz-run'
+	@echo 'make demo          what its small models say of four scenes'
+	@echo 'make bench         the kernels in percent of what this machine can do'
+	@echo 'make install       into PREFIX (/usr/local)'
+	@echo 'make deps          the compiler and the headers, by apt'
+	@echo 'make reference     the test data once more, from PyTorch (a large download)'
+	@echo 'make clean'
 mm: $(BUILD)/mm
 	@cp -f $< $@
 
@@ -145,8 +157,9 @@ reference: .venv/ready $(BUILD)/test/tokenizer
 	.venv/bin/python test/reference/remake.py --tokenizer $(BUILD)/test/tokenizer
 
 PREFIX ?= /usr/local
+STRIP  ?= strip
 install: all
-	install -Dm755 $(BUILD)/mm "$(DESTDIR)$(PREFIX)/bin/mm"
+	install -Dm755 -s --strip-program=$(STRIP) $(BUILD)/mm "$(DESTDIR)$(PREFIX)/bin/mm"
 	install -Dm644 mm.1 "$(DESTDIR)$(PREFIX)/share/man/man1/mm.1"
 
 # The kernels in percent of what this machine can do; ./mm bench --full for more.
@@ -156,5 +169,5 @@ bench: all
 clean:
 	rm -rf build build-debug build-tsan build-ci build-fuzz build-neon mm
 
-.PHONY: reference all tests deps test fuzzers fuzz fuzz-run debug debug-test thread-test neon-test demo demo-random install bench clean
+.PHONY: help reference all tests deps test fuzzers fuzz fuzz-run debug debug-test thread-test neon-test demo demo-random install bench clean
 .PRECIOUS: $(BUILD)/%.o $(BUILD)/test/%

@@ -316,7 +316,7 @@ static Ids make_room(Talk *t)
              dropped > 1 ? "turns" : "turn", dropped > 1 ? "" : "s", room,
              dropped > 1 ? "were" : "was");
     if (ids.n > room)
-        fail("input.text", "--ctx N makes the context larger, as far as the model goes",
+        fail("input.text", context_hint(&t->c->w),
              "this has %d tokens, the context %d", ids.n, room);
     return ids;
 }
@@ -372,10 +372,10 @@ static void ask(Talk *t, const char *text)
 
 /* --- Commands: what begins with a slash --- */
 
-static void add_image(Talk *t, const char *path)
+/* Reads a picture for the next question. */
+static Image take_image(Talk *t, const char *path)
 {
     Chat *c = t->c;
-    if (!*path) fail("input.text", NULL, "/image needs a file");
     need_pictures(c);
     if (t->n_rows == MAX_PICTURES) fail("input.text", NULL, "at most %d pictures", MAX_PICTURES);
     size_t n;
@@ -390,16 +390,38 @@ static void add_image(Talk *t, const char *path)
     t->n_new++;
     free(t->new_image);
     t->new_image = strdup(path);
+    return image;
+}
+
+static void add_image(Talk *t, const char *path)
+{
+    if (!*path) fail("input.text", NULL, "/image needs a file");
+    Image image = take_image(t, path);
     note("%s, %d x %d: the next question is about it", quoted(path), image.w, image.h);
+}
+
+/* Only what /save has written is replaced: a slip of the finger must not cost a picture. */
+static void check_replaced(const char *path)
+{
+    static const char BEGIN[] = "{\"messages\":[";
+    char head[sizeof BEGIN] = "";
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0 && errno == ENOENT) return;
+    ssize_t n = fd < 0 ? -1 : read(fd, head, sizeof BEGIN - 1);
+    if (fd >= 0) close(fd);
+    if (n < 0 || strcmp(head, BEGIN))
+        fail("output.write", "give another name", "%s: is there, and no saved conversation",
+             quoted(path));
 }
 
 /* One line: {"messages":[...]}, which --in jsonl reads as well. */
 static void save(Talk *t, const char *path)
 {
     Buf b = {0};
-    const char *image = NULL;
+    const char *image = t->n && t->turn[0].n_images == 1 ? t->turn[0].image : NULL;
     int n_images = 0;
     if (!*path) fail("output.write", NULL, "/save needs a file");
+    check_replaced(path);
     put(&b, "{\"messages\":[");
     if (t->c->system) {
         put(&b, "{\"role\":\"system\",\"content\":");
@@ -411,10 +433,9 @@ static void save(Talk *t, const char *path)
         put_json(&b, t->turn[i].text, t->turn[i].n);
         put(&b, "}");
         n_images += t->turn[i].n_images;
-        if (t->turn[i].image) image = t->turn[i].image;
     }
     put(&b, "]");
-    if (n_images == 1 && image) {
+    if (image) {                             /* a record has one, of the first question */
         put(&b, ",\"image\":");
         put_json(&b, image, strlen(image));
     }
@@ -428,7 +449,10 @@ static void save(Talk *t, const char *path)
         if (fd >= 0) unlink(temp);
         fail("output.write", NULL, "%s: %s", quoted(path), strerror(e));
     }
-    note("%d messages in %s", t->n + (t->c->system != NULL), quoted(path));
+    int n_lost = n_images - (image != NULL);
+    note("%d messages in %s%s", t->n + (t->c->system != NULL), quoted(path), !n_lost ? ""
+         : scratch_string("; %d picture%s not: a file keeps one, of the first question", n_lost,
+                          n_lost == 1 ? " is" : "s are"));
 }
 
 static void load(Talk *t, const char *path)
@@ -453,8 +477,14 @@ static void load(Talk *t, const char *path)
     if (first) t->c->system = keep_string("%s", m[0].text);
     for (int i = first; i < count; i++) say(t, m[i].role, m[i].text, m[i].n);
     if (t->n && t->turn[t->n - 1].role == ROLE_USER) drop_turns(t, t->n - 1, 1);
-    note("%d messages from %s%s", t->n, quoted(path),
-         json_get(record, "image").node ? "; its picture was not read" : "");
+    note("%d messages from %s", t->n, quoted(path));
+    const char *image = json_string(json_get(record, "image"), NULL);
+    if (!image || !t->n) return;
+    take_image(t, image);
+    t->turn[0].n_images = t->n_new;
+    t->turn[0].image = t->new_image;
+    t->n_new = 0;
+    t->new_image = NULL;
 }
 
 static void clear_command(Talk *t, const char *arg)
@@ -555,7 +585,10 @@ static void check_options(const Run *r, const Chat *c, bool talks)
 {
     const Options *o = &r->o;
     for (int64_t i = 0; i < o->n_operands; i++)
-        if (strcmp(o->operand[i], "-"))
+        if (is_picture_file(o->operand[i]))
+            usage_error(r->name, "%s: is a picture: say --image %s", quoted(o->operand[i]),
+                        quoted(o->operand[i]));
+        else if (strcmp(o->operand[i], "-"))
             usage_error(r->name, "%s: takes no files: say -p TEXT, -p @FILE, or --in lines|jsonl -",
                         quoted(o->operand[i]));
     if (c->system && !template_takes_system(c->form))

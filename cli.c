@@ -292,6 +292,9 @@ int run_items(Run *r, ItemFn *fn)
         scratch_reset(mark);
     }
     wipe(&p);
+    if (r->o.recursive && !p.n_done && !p.n_skipped && !r->o.quiet)
+        fprintf(stderr, "mm: %s: no pictures in %s\n", r->name,
+                r->o.n_operands ? quoted(r->o.operand[0]) : "the folders of the list");
     /* A file of which nothing was finished is not made. */
     bool failed_before = output_close(r->out, p.n_done > p.n_failed || !(single || stop));
     if (failed_before && !code) {
@@ -301,6 +304,10 @@ int run_items(Run *r, ItemFn *fn)
                     "again\n", r->name, quoted(r->o.resume));
     }
     r->ms_load = ms_load;
+    long long there = (long long)output_n_there(r->out);
+    if (there && !r->o.quiet)
+        fprintf(stderr, "mm: %s: %lld of %lld skipped: files are there (--if-exists overwrite "
+                "writes them anew)\n", r->name, there, (long long)p.n_done + there);
     if (p.n_failed && !single && !stop && !r->o.quiet)
         fprintf(stderr, "mm: %s: %lld of %lld items failed\n", r->name, (long long)p.n_failed,
                 (long long)p.n_done);

@@ -70,6 +70,8 @@ const Command *options_parse(Options *o, const Command *table, int argc, char **
                              const char **typed);
 /* The command of this name or alias; dies, saying which one may be meant. */
 const Command *command_named(const Command *table, const char *word);
+/* "caption, embed": those whose bits are set. Kept. */
+const char *command_names(const Command *table, unsigned bits);
 /* "mm: CMD: ...", and where the help is; exit code 2. */
 _Noreturn void usage_error(const char *cmd, const char *fmt, ...) PRINTF(2, 3);
 /* The text of an option that takes TEXT or @FILE (@-: stdin), without the last newline. */
@@ -86,7 +88,7 @@ const char *nearest(const char *word, const char *const *names, size_t n, size_t
 /* === Help (help.c) ============================================================================ */
 
 void help_general(const Command *table, bool all);
-void help_command(const Command *c, bool all);
+void help_command(const Command *c, const char *name, bool all);    /* name: as typed */
 void help_man(const Command *table);         /* the manual page, in man(7) */
 
 /* === Inputs (input.c) ========================================================================= */
@@ -129,6 +131,10 @@ const char *record_key(Json record, const char *key);
 Image   item_picture(const Item *item, const Options *o);
 /* The file, whole, in scratch. May fail() with image.missing or .toobig. */
 uint8_t *read_picture_file(const char *path, size_t *n);
+/* Is the file one that the run reads: a picture, by its first bytes (no command here writes one), a
+ * list, what an option names, or, if operands are asked for, one of them? */
+bool    input_reads(const Options *o, const char *path, bool operands);
+bool    is_picture_file(const char *path);
 int64_t input_total(const Input *in);        /* -1: not known */
 bool    input_several(const Input *in);      /* more than one item may come */
 bool    input_single(const Input *in);       /* exactly one operand: exit code 5 */
@@ -175,8 +181,10 @@ typedef struct {
 
 typedef struct Output Output;
 Output *output_open(Run *r);
-/* True if the item is left out: done before (--resume), or its file is there (--if-exists). */
+/* True if the item is left out: done before (--resume), or its file is there (--if-exists). Dies
+ * with EXIT_USAGE if the file is one of the run's inputs. */
 bool    output_skip(Output *out, const Item *item);
+int64_t output_n_there(const Output *out);   /* items left out because of --if-exists */
 /* A piece of the item's text as it comes: written at once if the output is text for one item, else
  * nothing. res->text must begin with all pieces. */
 void    output_piece(Output *out, const char *s, size_t n);

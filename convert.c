@@ -466,13 +466,15 @@ static void report(const Job *job, const char *out)
         }
         put(&b, "}");
     } else {
-        put(&b, "%s  %zu tensors, %s, %d file%s", quoted(out), job->n_weights,
+        put(&b, "%s  %zu tensor%s, %s, %d file%s", quoted(out), job->n_weights,
+            job->n_weights == 1 ? "" : "s",
             bytes_string((double)job->bytes_out), job->n_files, job->n_files == 1 ? "" : "s");
-        if (job->n_copied) put(&b, "; %zu other files copied", job->n_copied);
+        if (job->n_copied) put(&b, "; %zu other file%s copied", job->n_copied,
+                               job->n_copied == 1 ? "" : "s");
         if (job->rows) put(&b, "; added rows begin with %s", job->rows);
         if (job->n_left_out)
-            put(&b, "\n  left out: %zu entries that are no tensors (%s)", job->n_left_out,
-                job->left_out);
+            put(&b, "\n  left out, no tensor%s: %zu (%s)",
+                job->n_left_out == 1 ? "" : "s", job->n_left_out, job->left_out);
         if (job->n_unused) put(&b, "\n  not read: %zu files (%s)", job->n_unused,
                                quoted(job->unused));
     }

@@ -35,15 +35,25 @@ static void option_lines(unsigned commands, bool all)
     }
 }
 
-static void later_lines(void)
+/* The words of a list after what leads it in, in lines of at most 80 columns; a comma between. */
+static void word_lines(const char *lead, const char *words, const char *comma)
 {
-    int column = printf("In later versions:");
-    for (const OptionRow *row = OPTIONS; row->name; row++) {
-        if (row->kind != LATER) continue;
-        if (column + (int)strlen(row->name) + 3 > 80) column = printf("\n   ") - 1;
-        column += printf(" --%s", row->name);
+    int column = printf("%s", lead), n;
+    for (const char *s = words; *s; s += n, s += strspn(s, " ")) {
+        n = (int)strcspn(s, " ");
+        const char *end = s[n] ? comma : "";
+        if (column + n + 1 + (int)strlen(end) > 80) column = printf("\n   ") - 1;
+        column += printf(" %.*s%s", n, s, end);
     }
     printf("\n");
+}
+
+static void later_lines(void)
+{
+    const char *names = "";
+    for (const OptionRow *row = OPTIONS; row->name; row++)
+        if (row->kind == LATER) names = keep_string("%s --%s", names, row->name);
+    word_lines("In later versions:", names + 1, "");
 }
 
 void help_general(const Command *table, bool all)
@@ -59,38 +69,30 @@ void help_general(const Command *table, bool all)
         later_lines();
         return;
     }
-    printf("\nA model is a folder, org/name as `hf download` fetched it, or an alias (blip).\n"
-           "Without -m: $MM_<CMD>_MODEL, else a small one in mm. Exit codes: 0 done, 1 some\n"
-           "failed, 2 usage, 3 no model, 4 model file, 5 input, 6 memory, 7 output.\n");
+    printf("\n-m M: a folder, org/name as `hf download` fetched it, or an alias. Without -m:\n"
+           "$MM_<CMD>_MODEL, or a small one in mm (caption, embed, classify). Exit codes:\n"
+           "0 done, 1 some failed, 2 usage, 3 model, 4 its file, 5 input, 6 memory, 7 output\n");
 }
 
-/* "a b" -> "a, b" */
-static const char *key_list(const char *words)
+void help_command(const Command *c, const char *name, bool all)
 {
-    const char *list = "";
-    for (const char *s = words ? words : ""; *s; s += strspn(s, " ")) {
-        int n = (int)strcspn(s, " ");
-        list = keep_string("%s%s%.*s", list, *list ? ", " : "", n, s);
-        s += n;
-    }
-    return list;
-}
-
-void help_command(const Command *c, bool all)
-{
-    printf("mm %s %s\n%s%s%s%s\n\n", c->name, c->usage, c->what, c->alias ? " (alias: " : "",
-           c->alias ? c->alias : "", c->alias ? ")" : "");
+    bool vqa = strcmp(name, "vqa") == 0;
+    printf("mm %s %s\n%s%s%s%s\n\n", name, vqa ? "[-m MODEL] -p QUESTION PICTURE..." : c->usage,
+           c->what, c->alias ? " (alias: " : "", !c->alias ? "" : vqa ? c->name : c->alias,
+           c->alias ? ")" : "");
     printf("%s\n", c->examples);
-    option_lines(c->bit, all);
+    option_lines(c->bit, all || c->bit == QUANTIZE);     /* those are few */
+    if (c->bit == LS) word_lines("Aliases that -m takes:", model_aliases(), "");
     if (!all) {
         printf("  ... and more: `mm %s --help-all`\n", c->name);
         return;
     }
     if (c->bit & RUNS)
-        printf("\nKeys of --in jsonl: id, %s, seed%s%s\n"
-               "(others are copied). Columns of --in tsv: id, path or text, prompt.\n",
-               c->bit & PICTURES ? "image or image_b64" : "text", c->in_fields ? ", " : "",
-               key_list(c->in_fields));
+        word_lines("\nKeys of --in jsonl:", keep_string("id %sseed %s",
+                   c->bit & (PICTURES | CHAT) ? "image image_b64 " : "",
+                   c->in_fields ? c->in_fields : ""), ",");
+    if (c->bit & RUNS)
+        printf("(others are copied). Columns of --in tsv: id, path or text, prompt.\n");
     later_lines();
 }
 
@@ -106,7 +108,8 @@ static void troff(const char *s)
         else putchar(*s);
 }
 
-static void man_option(const OptionRow *row)
+/* table: the commands that have the option are named; or NULL. */
+static void man_option(const OptionRow *row, const Command *table)
 {
     char name[80];
     option_name(name, sizeof name, row);
@@ -115,14 +118,9 @@ static void man_option(const OptionRow *row)
     printf("\n");
     troff(row->what);
     printf("\n");
-}
-
-static void man_options(unsigned bits, unsigned not_bits)
-{
-    for (const OptionRow *row = OPTIONS; row->name; row++) {
-        if (row->kind == LATER || !(row->commands & bits) || (row->commands & not_bits)) continue;
-        man_option(row);
-    }
+    if (!table) return;
+    printf(".br\n");
+    printf("(%s)\n", row->commands == ANY ? "all commands" : command_names(table, row->commands));
 }
 
 /* The rest of the manual: "# NAME" begins a section, "name<TAB>text" is an entry, an empty line a
@@ -237,7 +235,10 @@ static const char *const MANUAL[] = {
     "# OUTPUT FILES\n"
     "A file gets its name when it is complete. What no option says its ending does: .npy (embed), "
     ".json and .jsonl, .tsv; so does that of --sidecar. In the name of -o stand {stem} {name} {i} "
-    "{i:05} {seed} {pid}; folders are made. --resume F appends to F, cuts off a torn last line, "
+    "{i:05} {seed} {pid}; folders are made. --if-exists says what becomes of a file that is there: "
+    "with --sidecar, and with a file per item, it stays and the item is skipped, which a line on "
+    "stderr tells (skip); the one file of -o is replaced (overwrite); fail makes it a failed item, "
+    "or exit status 7. An input, or a picture, is never written over: exit status 2. --resume F appends to F, cuts off a torn last line, "
     "and "
     "leaves out ids that F has, failed ones too unless --retry-errors; F must be a regular file "
     "with "
@@ -254,7 +255,8 @@ static const char *const MANUAL[] = {
     "safetensors); DIR/NAME for the folders of $MM_MODELS; an alias (blip, blip-large, blip-vqa, "
     "blip-itm, clip, minilm, ...), which stands for an id; org/name[@revision] in the Hugging Face "
     "cache. mm never downloads. A model's files may not lead out of its folder, those of the cache "
-    "not out of the repository's. Without -m and $MM_<CMD>_MODEL a small model inside mm answers.\n"
+    "not out of the repository's. Without -m and $MM_<CMD>_MODEL a small model inside mm serves "
+    "caption, embed, classify, preprocess and tokenize; chat, complete and vqa need one.\n"
     "# CONVERTING\n"
     "mm convert reads what PyTorch's torch.save() wrote, in its new form (a ZIP archive) and "
     "its old one. It is read as data: nothing of it is run, and a file that asks for what data "
@@ -359,14 +361,16 @@ void help_man(const Command *table)
     }
     printf(".SH OPTIONS\n");
     for (const Command *c = table; c->name; c++) {
-        if (c->bit & (HELP | LS)) continue;
-        printf(".SS Options of %s\n", c->name);
-        man_options(c->bit, EVERY & ~c->bit);
+        int n = 0;
+        for (const OptionRow *row = OPTIONS; row->name; row++) {
+            if (row->kind == LATER || row->commands != c->bit) continue;
+            if (!n++) printf(".SS Options of %s\n", c->name);
+            man_option(row, NULL);
+        }
     }
     printf(".SS Options of several commands\n");
     for (const OptionRow *row = OPTIONS; row->name; row++) {
-        unsigned bits = row->commands & EVERY;
-        if (row->kind != LATER && (bits & (bits - 1))) man_option(row);
+        if (row->kind != LATER && (row->commands & (row->commands - 1))) man_option(row, table);
     }
     for (size_t i = 0; i < sizeof MANUAL / sizeof MANUAL[0]; i++) man_text(MANUAL[i]);
 }

@@ -21,7 +21,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "mm.h"
+#include "cli.h"
 
 static const struct { const char *alias, *id; } ALIASES[] = {
     { "blip",         "Salesforce/blip-image-captioning-base" },
@@ -101,7 +101,8 @@ static const char *dir_of_file(const char *path)
             " by themselves", quoted(path), kind);
     if (!ends_with(name, ".safetensors") && strcmp(name, "config.json"))
         die(EXIT_FILE, "%s: mm reads safetensors: this is another kind of file\n"
-            "name the directory that has config.json and *.safetensors", quoted(path));
+            "name the directory that has config.json and *.safetensors; of PyTorch's .bin, .pt, "
+            ".ckpt `mm convert` makes them", quoted(path));
     if (strcmp(name, "model.safetensors") && strcmp(name, "config.json")
         && exists(dir, "model.safetensors"))
         die(EXIT_USAGE, "%s: its directory has a model.safetensors, which would be read instead",
@@ -184,10 +185,10 @@ static _Noreturn void not_in_cache(const char *name, const char *id, const char 
         quoted(id), cache ? quoted(cache) : "(no HOME)", id, at);
 }
 
-static const char *alias_list(void)
+const char *model_aliases(void)
 {
-    const char *list = "";
-    for (int i = 0; i < N_ALIASES; i++) list = keep_string("%s %s", list, ALIASES[i].alias);
+    const char *list = ALIASES[0].alias;
+    for (int i = 1; i < N_ALIASES; i++) list = keep_string("%s %s", list, ALIASES[i].alias);
     return list;
 }
 
@@ -200,8 +201,12 @@ static ModelPath from_cache(const char *name, const char *id_rev)
         die(EXIT_MODEL, "%s: no such directory, and no Hugging Face id (org/name or "
             "org/name@revision)", quoted(name));
     if (!strchr(id, '/') && !at)
-        die(EXIT_MODEL, "%s: no such directory, and no alias that mm knows\naliases:%s",
-            quoted(name), alias_list());
+    {
+        const char *near = nearest(name, &ALIASES[0].alias, N_ALIASES, sizeof ALIASES[0]);
+        die(EXIT_MODEL, "%s: no such directory, none in $MM_MODELS, and no alias%s%s%s\n"
+            "aliases: %s\n`mm ls` lists the models that are here", quoted(name),
+            near ? ": did you mean " : "", near ? near : "", near ? "?" : "", model_aliases());
+    }
     if (!cache) not_in_cache(name, id, rev, NULL);
     char *repo = keep_string("%s/models--%s", cache, id), commit[41];
     char *slash = strrchr(repo, '/');

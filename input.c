@@ -84,7 +84,9 @@ static bool lines_fill(Lines *l)
     do got = read(l->fd, l->buf + l->n, CHUNK); while (got < 0 && errno == EINTR);
     if (got < 0 && l->fd == STDIN_FILENO && errno == EISDIR)
         die(EXIT_INPUT, "stdin is a directory");
-    if (got < 0) die(EXIT_INPUT, "reading the list of inputs: %s", strerror(errno));
+    if (got < 0)
+        die(EXIT_INPUT, "%s: cannot be read: %s", l->fd == STDIN_FILENO ? "stdin"
+            : "the list of inputs", strerror(errno));
     if (got == 0) l->eof = true;
     l->n += (size_t)got;
     return got > 0;
@@ -127,7 +129,7 @@ static bool is_folder(const char *path)
 
 /* Does a picture begin here, be it one that mm cannot read? Only regular files: a pipe would wait
  * for ever. */
-static bool is_picture_file(const char *path)
+bool is_picture_file(const char *path)
 {
     unsigned char head[64];
     struct stat st;
@@ -137,6 +139,49 @@ static bool is_picture_file(const char *path)
     ssize_t n = read(fd, head, sizeof head);
     close(fd);
     return n > 0 && image_kind(head, (size_t)n);
+}
+
+/* === No result over an input ================================================================== */
+
+static bool same_file(const struct stat *a, const char *path)
+{
+    struct stat b;
+    return path && !stat(path, &b) && a->st_dev == b.st_dev && a->st_ino == b.st_ino;
+}
+
+static const char *behind_at(const char *value)
+{
+    return value && *value == '@' ? value + 1 : NULL;
+}
+
+bool input_reads(const Options *o, const char *path, bool operands)
+{
+    struct stat st;
+    if (stat(path, &st) || !S_ISREG(st.st_mode)) return false;
+    const char *const one[] = { o->files_from, o->files0_from, behind_at(o->prompt),
+                                behind_at(o->system), o->model };
+    bool reads = is_picture_file(path);
+    for (size_t i = 0; i < sizeof one / sizeof *one; i++) reads |= same_file(&st, one[i]);
+    for (int64_t i = 0; operands && i < o->n_operands; i++) reads |= same_file(&st, o->operand[i]);
+    for (int64_t i = 0; i < o->images.n; i++) reads |= same_file(&st, o->images.v[i]);
+    for (int64_t i = 0; i < o->labels.n; i++) reads |= same_file(&st, behind_at(o->labels.v[i]));
+    return reads;
+}
+
+/* Before anything is computed: what the options name to be written is none of what is read. */
+static void spare_inputs(const char *cmd, const Options *o)
+{
+    const char *const name[] = { "-o", "--resume", "--trace", "--ids" };
+    const char *const out[] = { o->output, o->resume, o->trace, o->ids };
+    for (int i = 0; i < 4; i++) {
+        if (!out[i]) continue;
+        if (!*out[i]) usage_error(cmd, "%s: an empty name", name[i]);
+        if (input_reads(o, out[i], true))
+            usage_error(cmd, "%s %s: is an input, or a picture: not written over", name[i], quoted(out[i]));
+        for (int k = 0; k < i; k++)
+            if (out[k] && strcmp(out[i], "-") && !strcmp(out[i], out[k]))
+                usage_error(cmd, "%s and %s: both write %s", name[k], name[i], quoted(out[i]));
+    }
 }
 
 /* === Opening ================================================================================== */
@@ -209,6 +254,7 @@ Input *input_open(const char *cmd, const Options *opts, Takes takes)
                    .texts = takes == TAKES_TEXTS || takes == TAKES_PROMPTS,
                    .n_text = o->text.n, .n_list = -1 };
     in->list = o->files0_from ? o->files0_from : o->files_from;
+    spare_inputs(cmd, o);
     if (o->files0_from && o->files_from)
         usage_error(cmd, "--files0-from and --files-from: one of them");
     const char *format = stream_format(o);
@@ -219,6 +265,8 @@ Input *input_open(const char *cmd, const Options *opts, Takes takes)
     if (in->texts && strcmp(cmd, "embed") == 0) refuse_pictures(cmd, o);
     if (o->files0_from && format && strcmp(format, "pnm") == 0)
         usage_error(cmd, "--in pnm goes with --files-from FILE: nothing ends in NUL there");
+    if (in->list && !(format && strcmp(format, "pnm") == 0) && is_picture_file(in->list))
+        usage_error(cmd, "%s: is a picture, no list of names", quoted(in->list));
     bool none = !o->n_operands && !in->list && !o->text.n;
     if (format && o->n_operands && !in->list && stdin_uses(o) == 0)
         usage_error(cmd, "--in %s says how a stream is read: give '-' for stdin, or --files-from "
@@ -621,6 +669,7 @@ static void open_text_file(Item *item)
 {
     size_t n;
     const uint8_t *s = read_file(item->raw, &n, "input.text", "input.text");
+    if (image_kind(s, n)) fail("input.text", NULL, "%s: is a picture, not text", quoted(item->raw));
     if (n && s[n - 1] == '\n') n--;
     char *text = scratch_bytes(add_size(n, 1));
     memcpy(text, s, n);
@@ -703,6 +752,9 @@ void item_open(Input *in, Item *item)
     case FROM_PATH:
         need_clean_path(item, item->raw, item->raw_len);
         if (in->texts) open_text_file(item);
+        else if (in->takes == TAKES_BOTH && access(item->raw, F_OK))
+            fail("image.missing", scratch_string("to embed these words: --text \"%s\"",
+                 quoted(item->raw)), "%s: %s", quoted(item->raw), strerror(errno));
         else item->path = item->raw;
         break;
     case FROM_TEXT:

@@ -4,6 +4,7 @@
  *                                    load once -> items one by one (cli.c) -> exit code
  *
  * Easy to get wrong: tokenize and preprocess need no weights, and so must not ask for them. */
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -511,7 +512,7 @@ static int cmd_info(Run *r)
     ModelFacts f = { .known = known.name, .n_known = known.n,
                      .label = r->model.label, .dir = m->dir, .type = m->row->type,
                      .name = m->row->name, .arch = m->arch,
-                     .runs = command_list(r, m->row->commands), .tokenizer = tok_kind(m->tok),
+                     .runs = command_names(r->table, m->row->commands), .tokenizer = tok_kind(m->tok),
                      .config = m->config, .vision = json_get(m->config, "vision_config"),
                      .ck = m->ck };
     if (m->llava) {
@@ -558,7 +559,7 @@ static int cmd_help(Run *r)
     const char *word = r->o.n_operands ? r->o.operand[0] : NULL;
     if (!word) help_general(r->table, r->o.help_all);
     else if (strcmp(word, "man") == 0) help_man(r->table);
-    else help_command(command_named(r->table, word), r->o.help_all);
+    else help_command(command_named(r->table, word), word, r->o.help_all);
     return 0;
 }
 
@@ -652,11 +653,11 @@ int main(int argc, char **argv)
         help_general(COMMANDS, r.o.help_all);
         code = !r.o.help && !r.o.help_all ? EXIT_USAGE : 0;
     } else if (r.o.help || r.o.help_all) {
-        help_command(r.cmd, r.o.help_all);
+        help_command(r.cmd, r.name, r.o.help_all);
     } else {
         signals_start();
         code = r.cmd->run(&r);
     }
-    if (fflush(stdout) || ferror(stdout)) die(EXIT_OUTPUT, "stdout: cannot be written");
+    if (fflush(stdout) || ferror(stdout)) die(EXIT_OUTPUT, "stdout: cannot be written: %s", strerror(errno));
     return code;
 }

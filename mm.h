@@ -332,5 +332,6 @@ typedef struct {
     double      bytes;               /* of its safetensors */
 } FoundModel;
 const FoundModel *models_found(int *n);
+const char *model_aliases(void);         /* "blip blip-large ..." */
 
 #endif

@@ -148,20 +148,10 @@ static const ModelRow *find_row(Model *m)
 
 /* === Choosing ================================================================================= */
 
-const char *command_list(const Run *r, unsigned bits)
-{
-    static char list[100];
-    size_t n = 0;
-    for (const Command *c = r->table; c->name; c++)
-        if ((c->bit & bits) && n < sizeof list)
-            n += (size_t)snprintf(list + n, sizeof list - n, "%s%s", n ? ", " : "", c->name);
-    return list;
-}
-
 static _Noreturn void wrong_family(const Run *r, const Model *m)
 {
     die(EXIT_MODEL, "%s is a %s model (%s)\nit serves: %s", quoted(m->dir),
-        m->row->name, m->arch, command_list(r, m->row->commands | INFO));
+        m->row->name, m->arch, command_names(r->table, m->row->commands | INFO));
 }
 
 /* -m, or $MM_VQA_MODEL, $MM_CAPTION_MODEL, ... NULL: neither is given. */
@@ -179,25 +169,36 @@ static const char *chosen_model(const Run *r, const char *given)
     return name;
 }
 
-/* Nobody said which: the small model in the program, and a line on what it is for. */
-static const char *small_model(const Run *r)
+/* What to fetch, for those who have given no model. */
+static const char *full_model(const Run *r, const char **alias)
 {
     bool vqa = strcmp(r->name, "vqa") == 0, caption = r->cmd->bit == CAPTION;
     bool writes = r->cmd->bit & WRITES;
-    const char *alias = writes ? "qwen2.5" : vqa ? "blip-vqa" : caption ? "blip" : "clip";
-    const char *id = writes ? "Qwen/Qwen2.5-0.5B-Instruct" : vqa ? "Salesforce/blip-vqa-base"
-                   : caption ? "Salesforce/blip-image-captioning-base"
-                   : "openai/clip-vit-large-patch14";
-    const char *name = caption ? "builtin:caption" : "builtin:clip";
-    if (vqa || writes || !builtin_model(name))
-        die(EXIT_MODEL, "no model given: say -m MODEL\n"
-            "to get one: hf download %s\nthen: mm %s -m %s ...    (hf comes with `pip install "
-            "huggingface_hub`)", id, r->name, alias);
-    if (!r->o.quiet && isatty(STDERR_FILENO))
-        fprintf(stderr, "mm: %s is small: it knows %d things as emoji pictures, no photographs. "
-                "For those: hf download %s; mm %s -m %s ...\n", name, concepts_load(name).n, id,
-                r->name, alias);
-    return name;
+    *alias = writes ? "qwen2.5" : vqa ? "blip-vqa" : caption ? "blip" : "clip";
+    return writes ? "Qwen/Qwen2.5-0.5B-Instruct" : vqa ? "Salesforce/blip-vqa-base"
+         : caption ? "Salesforce/blip-image-captioning-base" : "openai/clip-vit-large-patch14";
+}
+
+/* Nobody said which: the small model in the program. */
+static const char *small_model(const Run *r)
+{
+    const char *alias, *id = full_model(r, &alias);
+    const char *name = r->cmd->bit == CAPTION ? "builtin:caption" : "builtin:clip";
+    if (strcmp(r->name, "vqa") && !(r->cmd->bit & WRITES) && builtin_model(name)) return name;
+    die(EXIT_MODEL, "no model given: say -m MODEL\n"
+        "to get one: hf download %s\nthen: mm %s -m %s ...    (hf comes with `pip install "
+        "huggingface_hub`)", id, r->name, alias);
+}
+
+/* For a person at a terminal who has not chosen it. */
+static void tell_small(const Run *r)
+{
+    if (!is_builtin(r->model.dir) || !(r->cmd->bit & (CAPTION | EMBED | CLASSIFY))
+        || chosen_model(r, r->o.model) || r->o.quiet || !isatty(STDERR_FILENO)) return;
+    const char *alias, *id = full_model(r, &alias);
+    fprintf(stderr, "mm: %s is small: it knows %d things as emoji pictures, no photographs. "
+            "For those: hf download %s; mm %s -m %s ...\n", r->model.label,
+            concepts_load(r->model.dir).n, id, r->name, alias);
 }
 
 Model *model_open(Run *r, const char *given)
@@ -244,6 +245,7 @@ Model *model_open_texts(Run *r, const char *given)
 void model_weights(Run *r, Model *m)
 {
     double start = now_ms();
+    tell_small(r);
     first_feedback(r, "loading %s", quoted(r->model.label));
     if (!m->has_weights) m->ck = ckpt_open(m->dir);
     m->has_weights = true;

@@ -50,8 +50,6 @@ void   model_tokenizer(Model *m);            /* m->tok */
 void   model_pictures(Model *m);             /* m->pre; after model_weights its size is checked */
 int    text_context(const Model *m);         /* how many tokens a text may have */
 Json   text_config(const Model *m);
-/* "caption, tokenize": the commands of a set, the most telling first. A static buffer. */
-const char *command_list(const Run *r, unsigned bits);
 
 /* === What the commands that write texts share (text.c) ======================================== */
 
@@ -85,6 +83,8 @@ Written writer_write(Writer *w, Json record, const int *id, int n, GenOptions o,
                      void *ctx);
 /* The same for an item of a run: the text goes to the output as it comes, the rest into res. */
 void writer_item(Writer *w, const Item *item, const int *id, int n, Result *res);
+/* What to do about a prompt that is longer than the context; scratch. */
+const char *context_hint(const Writer *w);
 /* --show-prompt: a prompt as text and as ids, into res. */
 void writer_show(const char *text, size_t n, Ids ids, Result *res);
 

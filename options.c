@@ -76,7 +76,7 @@ const OptionRow OPTIONS[] = {
     {0, "sidecar", "S", TEXT, AT(sidecar), PICTURES, false, 0, 0,
      "each result beside its picture: a.jpg -> a.jpgS"},
     {0, "if-exists", "skip|overwrite|fail", CHOICE, AT(if_exists), RUNS, false, 0, 0,
-     "files that are there: skip (default) overwrite fail"},
+     "files there: skip (default; -o FILE: overwrite) fail"},
     {0, "errors", "record|skip|fail", CHOICE, AT(errors), RUNS, false, 0, 0,
      "a failed item: record (default) skip fail"},
     {0, "exit0", NULL, FLAG, AT(exit0), RUNS, false, 0, 0, "exit 0 even if items failed"},
@@ -121,7 +121,7 @@ const OptionRow OPTIONS[] = {
     {0, "exact", NULL, FLAG, AT(exact), RUNS, false, 0, 0,
      "f32 and the direct algorithms everywhere"},
     {0, "quant", "none|q8|q4", CHOICE, AT(quant), CAPTION | EMBED | CLASSIFY | WRITES | QUANTIZE,
-     false, 0, 0, "weights in 8 or 4 bits (made at each start; see mm quantize)"},
+     false, 0, 0, "weights in 8 or 4 bits (mm quantize: q8 if not given)"},
     {0, "no-exif", NULL, FLAG, AT(no_exif), PICTURES, false, 0, 0,
      "do not turn pictures as their EXIF data says"},
     {0, "max-pixels", "N", NUMBER, AT(max_pixels), PICTURES, false, 1, MOST,
@@ -143,7 +143,7 @@ const OptionRow OPTIONS[] = {
      "no progress, no warnings"},
     {'v', "verbose", NULL, COUNT, AT(verbose), EVERY | QUANTIZE, false, 0, 0,
      "times and memory at the end; -vv: each intermediate"},
-    {0, "no-color", NULL, FLAG, AT(no_color), EVERY, false, 0, 0, "accepted: there are no colours"},
+    {0, "no-color", NULL, FLAG, AT(no_color), ANY, false, 0, 0, "accepted: there are no colours"},
     {'h', "help", NULL, FLAG, AT(help), ANY, false, 0, 0, "short help"},
     {0, "help-all", NULL, FLAG, AT(help_all), ANY, false, 0, 0, "all options"},
     {0, "version", NULL, FLAG, AT(version), ANY, false, 0, 0, "the version"},
@@ -335,24 +335,30 @@ static const OptionRow *by_name(const char *cmd, const char *name, size_t n)
     usage_error(cmd, "unknown option --%s", quoted(word));
 }
 
-static const OptionRow *by_letter(const char *cmd, char c)
+static const OptionRow *by_letter(const char *cmd, char c, const char *word)
 {
     for (const OptionRow *row = OPTIONS; row->name; row++)
         if (row->letter == c) return row;
+    if (access(word, F_OK) == 0)
+        usage_error(cmd, "unknown option -%s; for the file of that name put -- in front: -- %s",
+                    quoted_n(&c, 1), quoted(word));
     usage_error(cmd, "unknown option -%s", quoted_n(&c, 1));
+}
+
+const char *command_names(const Command *table, unsigned bits)
+{
+    const char *list = "";
+    for (const Command *c = table; c->name; c++)
+        if (c->bit & bits) list = keep_string("%s%s%s", list, *list ? ", " : "", c->name);
+    return list;
 }
 
 static void check_command(const Command *c, const Command *table, const OptionRow *row)
 {
     if (row->kind == LATER) usage_error(c->name, "--%s: not in this version of mm", row->name);
     if (row->commands & c->bit) return;
-    char who[200] = "";
-    size_t n = 0;
-    for (const Command *k = table; k->name; k++)
-        if ((k->bit & row->commands) && n < sizeof who)
-            n += (size_t)snprintf(who + n, sizeof who - n, "%s%s", n ? ", " : "", k->name);
     usage_error(c->name, "--%s is not an option of %s (it belongs to: %s)", row->name, c->name,
-                who);
+                command_names(table, row->commands));
 }
 
 static int64_t number(const char *cmd, const OptionRow *row, const char *value)
@@ -394,7 +400,11 @@ static void store(Options *o, const char *cmd, const OptionRow *row, const char 
     switch (row->kind) {
     case FLAG:   *(bool *)field = true; break;
     case COUNT:  ++*(int64_t *)field; break;
-    case TEXT:   *(const char **)field = value; break;
+    case TEXT:
+        if (row->letter == 'p' && o->prompt)
+            usage_error(cmd, "-p is there twice: one text, or --in lines");
+        *(const char **)field = value;
+        break;
     case LIST:   ((Texts *)field)->v[((Texts *)field)->n++] = value; break;
     case NUMBER: *(int64_t *)field = number(cmd, row, value); break;
     case REAL:   *(double *)field = real(cmd, row, value); break;
@@ -407,7 +417,7 @@ static void store(Options *o, const char *cmd, const OptionRow *row, const char 
 static int short_options(Options *o, const Command *c, const Command *table, char **word)
 {
     for (const char *p = word[0] + 1; *p; p++) {
-        const OptionRow *row = by_letter(c->name, *p);
+        const OptionRow *row = by_letter(c->name, *p, word[0]);
         check_command(c, table, row);
         if (!row->arg) {
             store(o, c->name, row, NULL);
@@ -450,7 +460,7 @@ const Command *command_named(const Command *table, const char *word)
         if (strcmp(c->name, word) == 0 || (c->alias && strcmp(c->alias, word) == 0)) return c;
     for (size_t i = 0; i < N_PLANNED; i++)
         if (strcmp(PLANNED[i], word) == 0)
-            usage_error(NULL, "%s comes in a later version of mm", word);
+            die(EXIT_USAGE, "%s comes in a later version of mm", word);
     const char *near = nearest(word, &table[0].name, n, sizeof *table);
     if (!near) near = nearest(word, &table[0].alias, n, sizeof *table);
     if (near) usage_error(NULL, "unknown command %s: did you mean %s?", quoted(word), near);
@@ -498,5 +508,7 @@ const Command *options_parse(Options *o, const Command *table, int argc, char **
         else if (word[1] == '-') at += long_option(o, c, table, argv + at);
         else at += short_options(o, c, table, argv + at);
     }
+    if (o->beams > 1 && o->temp > 0)
+        usage_error(c->name, "--beams and --temp exclude each other: beams do not draw");
     return c;
 }

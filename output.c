@@ -291,6 +291,8 @@ struct Output {
     int64_t     n_rows;
     int         dim;
     Set         done, names;                 /* ids that --resume has; files written */
+    bool        is_there;                    /* the one file: all items are left out */
+    int64_t     n_there;                     /* items left out, since their file is there */
     size_t      n_pieces;                    /* bytes of the item's text that are out already */
 };
 
@@ -532,6 +534,18 @@ static void check_options(Output *out)
         usage_error(name, "--resume keeps JSON records: it goes with --json alone");
 }
 
+/* Does --if-exists let the file be as it is? Devices and pipes are written to. */
+static bool stays(const Output *out, const char *path)
+{
+    struct stat st;
+    const char *mode = out->r->o.if_exists;
+    if (!mode) mode = out->kind == STREAM ? "overwrite" : "skip";
+    if (strcmp(mode, "overwrite") == 0 || stat(path, &st) || !S_ISREG(st.st_mode)) return false;
+    if (strcmp(mode, "skip") == 0) return true;
+    if (out->kind == STREAM) die(EXIT_OUTPUT, "%s: exists (--if-exists fail)", quoted(path));
+    fail("output.write", NULL, "%s: exists", quoted(path));
+}
+
 Output *output_open(Run *r)
 {
     Output *out = keep_bytes(sizeof *out);
@@ -561,7 +575,8 @@ Output *output_open(Run *r)
     } else if (out->form == AS_BLOB && out->several) {
         usage_error(r->name, "several inputs: say -o 'out/{stem}.npy', a file for each");
     } else if (to && strcmp(to, "-")) {
-        out->file = file_create(to, false);
+        out->is_there = stays(out, to);
+        if (!out->is_there) out->file = file_create(to, false);
         out->file.stream = true;
     } else {
         out->on_terminal = isatty(STDOUT_FILENO);
@@ -729,22 +744,26 @@ bool output_skip(Output *out, const Item *item)
         Buf key = key_of_item(item);
         return set_has(&out->done, key.p, key.n);
     }
-    const char *mode = out->r->o.if_exists;
-    if (!mode) mode = out->kind == SIDECAR ? "skip" : "overwrite";
-    if (out->kind == STREAM || strcmp(mode, "overwrite") == 0) return false;
-    const char *path = item_file(out, item);
-    if (access(path, F_OK) != 0) return false;
-    if (strcmp(mode, "fail") == 0) fail("output.write", NULL, "%s: exists", quoted(path));
-    return true;
+    bool there = out->is_there;
+    if (out->kind != STREAM) {
+        const char *path = item_file(out, item);
+        if (set_has(&out->names, path, strlen(path)))
+            fail("output.write", "add {i} to the template", "%s: another input was written to it",
+                 quoted(path));
+        if (input_reads(&out->r->o, path, !(out->r->cmd->bit & PICTURES)))
+            usage_error(out->r->name, "%s: is an input, or a picture: not written over", quoted(path));
+        there = stays(out, path);
+    }
+    out->n_there += there;
+    return there;
 }
+
+int64_t output_n_there(const Output *out) { return out->n_there; }
 
 static void write_item_file(Output *out, const Item *item, const void *p, size_t n)
 {
     const char *path = item_file(out, item);
     if (out->kind == PER_ITEM) {
-        if (set_has(&out->names, path, strlen(path)))
-            fail("output.write", "add {i} to the template", "%s: another input was written to it",
-                 quoted(path));
         set_add(&out->names, path, strlen(path));
         make_folders(path);
     }
@@ -838,8 +857,7 @@ static void copy_gathered(Output *out)
 
 bool output_close(Output *out, bool commit)
 {
-    bool one_file = out->kind == PER_ITEM || out->kind == SIDECAR;
-    if (out->form == AS_NPY && !one_file && out->n_rows == 0 && commit) {
+    if (out->form == AS_NPY && out->file.fd >= 0 && out->n_rows == 0 && commit) {
         char header[128];
         npy_header(header, (int64_t[]){ 0, 0 }, 2);
         write_all(&out->file, header, sizeof header);

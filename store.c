@@ -37,9 +37,13 @@ static struct {
     volatile int n;
 } store;
 
+/* The path is under the name for the time being: the one that was given is told. */
 static _Noreturn void cannot_write(const char *path)
 {
-    die(EXIT_OUTPUT, "%s: cannot be written: %s", quoted(path), strerror(errno));
+    int e = errno;
+    size_t n = strlen(store.temp);
+    const char *rest = strncmp(path, store.temp, n) ? "" : path + n;
+    die(EXIT_OUTPUT, "%s%s: cannot be written: %s", quoted(store.out), quoted(rest), strerror(e));
 }
 
 /* === A name for the time being ================================================================ */

@@ -35,6 +35,10 @@ void writer_open(Writer *w, Run *r, Model *m, int max_tokens, bool several)
     add_end(o, end, tok_named(m->tok, TOK_EOS));     /* some config.json have a wrong one */
     for (int i = 0; i < w->n_own_end; i++) add_end(o, end, w->own_end[i]);
     o->end = end;
+    int most = llama_context(m->llama);
+    if (r->o.ctx > most && !r->o.quiet)
+        fprintf(stderr, "mm: %s: --ctx %lld: the model was trained for %d tokens, what comes after "
+                "may make no sense\n", r->name, (long long)r->o.ctx, most);
     w->session = session_new(m->llama, (SessionOptions){
         .ctx = r->o.ctx > 0 ? (int)r->o.ctx : 0,
         .n_beams = r->o.beams > 1 ? (int)r->o.beams : 1,
@@ -165,12 +169,19 @@ static bool to_output(void *ctx, const char *s, size_t n)
     return true;
 }
 
+const char *context_hint(const Writer *w)
+{
+    int room = session_context(w->session), most = llama_context(w->m->llama);
+    return room < most ? scratch_string("--ctx N makes the context larger, up to %d", most)
+                       : "that is all this model takes: shorten it";
+}
+
 /* A prompt that leaves no room is a matter of usage, if it is the only one. */
 static void check_room(const Writer *w, const Item *item, int n)
 {
     int room = session_context(w->session);
     if (n <= room) return;
-    const char *hint = "--ctx N makes the context larger, as far as the model goes";
+    const char *hint = context_hint(w);
     if (input_single(w->r->in))
         usage_error(w->r->name, "the prompt has %d tokens, the context %d\n%s", n, room, hint);
     fail("input.text", hint, "%s: the prompt has %d tokens, the context %d",
@@ -180,6 +191,13 @@ static void check_room(const Writer *w, const Item *item, int n)
 void writer_item(Writer *w, const Item *item, const int *id, int n, Result *res)
 {
     GenOptions o = writer_options(w, item->record, item->seed);
+    int first = tok_named(w->m->tok, TOK_BOS);
+    if (!n && first >= 0) id = &first, n = 1;            /* an empty prompt */
+    if (!n && input_single(w->r->in))
+        usage_error(w->r->name, "an empty prompt, and this model has no token to begin with");
+    if (!n)
+        fail("input.text", NULL, "%s: an empty prompt, and this model has no token to begin with",
+             quoted_n(item->id, item->id_len));
     check_room(w, item, n);
     computing(w->r);
     double start = now_ms();
@@ -235,11 +253,6 @@ static void complete_item(Run *r, const Item *item, Result *res)
         show_text(w, item, ids, res);
         return;
     }
-    if (!ids.n && input_single(r->in))
-        usage_error(r->name, "an empty prompt, and this model has no token to begin with");
-    if (!ids.n)
-        fail("input.text", NULL, "%s: an empty prompt, and this model has no token to begin with",
-             quoted_n(item->id, item->id_len));
     writer_item(w, item, ids.id, ids.n, res);
 }
 

@@ -6,7 +6,7 @@
 #   run ARGS...           runs mm with stdin from $in (default: nothing)
 #   expect NAME CODE ...  then: is that the exit code, and do all of these hold?
 #       out=TEXT err=TEXT     contains this     out~RE err~RE   has a line that matches
-#       out-TEXT              does not contain  lines=N         lines on stdout
+#       out-TEXT err-TEXT     does not contain  lines=N         lines on stdout
 #       quiet                 stderr is empty   empty           stdout is empty
 MM=$(realpath "${MM:-./mm}")
 M=test/data/models P=$M/pictures
@@ -37,6 +37,7 @@ expect() {
         err~*) grep -qE -- "${c#err~}" "$T/err" || why="nothing like '${c#err~}' on stderr" ;;
         out-*) grep -qF -- "${c#out-}" "$T/out" && why="'${c#out-}' on stdout" ;;
         lines=*) [ "$(wc -l <"$T/out")" = "${c#lines=}" ] || why="$(wc -l <"$T/out") lines" ;;
+        err-*) grep -qF -- "${c#err-}" "$T/err" && why="'${c#err-}' on stderr" ;;
         quiet) [ -s "$T/err" ] && why="stderr is not empty" ;;
         empty) [ -s "$T/out" ] && why="stdout is not empty" ;;
         esac
@@ -71,8 +72,12 @@ run help man; expect "help man" 0 out=.SH
 for s in INPUTS RECORDS "ERROR CODES" "OUTPUT FILES" PICTURES MODELS CONVERTING QUANTISING DETERMINISM "EXIT STATUS" ENVIRONMENT; do
     grep -qx ".SH $s" "$T/out" && good || bad "the manual has no section $s"
 done
-run caption --help-all; expect "keys and columns" 0 out="Keys of --in jsonl: id, image or image_b64, seed, prompt, max_tokens" \
+run caption --help-all; expect "keys and columns" 0 out="Keys of --in jsonl: id, image, image_b64, seed, prompt, max_tokens" \
     out="Columns of --in tsv: id, path or text, prompt"
+run chat --help-all; is "--help-all fits 80 columns" "$(awk 'length($0) > 80' "$T/out")" ""
+run vqa -h; expect "vqa -h" 0 out="mm vqa [-m MODEL] -p QUESTION"
+run quantize -h; expect "quantize -h" 0 out=--quant out="q8 if not given"
+run ls -h; expect "ls -h" 0 out="blip-vqa" out=llava15
 run --version; expect "--version" 0 lines=1 out~'^mm [0-9]'
 run; expect "no command" 2
 
@@ -112,6 +117,14 @@ run caption $CAP --errors never x; expect "--errors never" 2 err="record|skip|fa
 run caption $CAP -m; expect "an option without its value" 2 err="needs a value"
 run caption $CAP --json=3 x; expect "a value too much" 2 err="no value"
 run caption $CAP - -; expect "stdin twice" 2 err=once
+run caption $CAP -p a -p b x; expect "-p twice" 2 err="-p is there twice"
+run complete -m nowhere --beams 3 --temp 0.7 -p x; expect "beams that draw" 2 err=--beams err=--temp
+run caption $CAP --files-from $P/wide.png; expect "a picture as the list" 2 err="no list of names"
+cp $P/wide.png "$T/-dash.png"; (cd "$T" && "$MM" caption -dash.png >out 2>err) || code=$?
+expect "a name that begins with a dash" 2 err="put -- in front"
+run embed $CLIP "a dog"; expect "words for CLIP" 5 err='--text "a dog"'
+run caption -m blp x; expect "nearly an alias" 3 err="did you mean blip?" err='$MM_MODELS'
+run detect; expect "a later command has no help" 2 err-"shows how"
 run caption $CAP --in lines a.png; expect "--in without stdin" 2 err=stdin
 run caption $CAP -o "$T/{foo}.txt" a.png; expect "an unknown field" 2 err="{foo}"
 run caption $CAP --resume "$T/r" -o "$T/o" a.png; expect "-o and --resume" 2
@@ -456,6 +469,26 @@ run caption $CAP --sidecar .txt --if-exists fail -r $D; expect "--if-exists fail
 run caption $CAP --sidecar .txt --if-exists overwrite -r $D
 [ "$(cat $D/z.png.txt)" != mine ] && good || bad "--if-exists overwrite"
 mkdir "$T/side"; cp $P/wide.png "$T/side/a.png"
+# No result over an input, and what is there stays where each item has its file.
+mkdir -p "$T/keep"; K=$T/keep; cp $P/wide.png $K/a.png; cp $P/tall.png $K/b.png; cp $P/wide.png $K/c.ref
+run caption $CAP -o $K/a.png $K/a.png; expect "-o over its input" 2 empty err="not written over"
+ln $K/a.png $K/link; run caption $CAP -o $K/link $K/a.png; expect "-o over its input by another name" 2
+run caption $CAP -o "$K/{name}" --if-exists overwrite $K/a.png; expect "-o template over its input" 2
+run caption $CAP -o $K/b.png -r $K; expect "-o over a picture of -r" 2 err="not written over"
+run embed $CLIP -o $K/v.npy --ids $K/v.npy $K/a.png; expect "two results, one name" 2 err="both write"
+echo $K/a.png >$K/list; run caption $CAP -o $K/list --files-from $K/list; expect "-o over the list" 2
+run caption $CAP -o "" $K/a.png; expect "-o of nothing" 2 err="empty name"
+same "pictures stay" $K/a.png $K/c.ref; same "pictures stay" $K/b.png $P/tall.png; rm $K/link $K/list
+run caption $CAP -o "$K/{stem}.txt" $K/a.png $K/b.png; expect "a file per item" 0 empty quiet
+echo mine >$K/a.txt; run caption $CAP -o "$K/{stem}.txt" $K/a.png $K/b.png
+expect "files of -o that are there" 0 err="2 of 2 skipped"
+is "they stay" "$(cat $K/a.txt)" mine
+run caption $CAP -o $K/a.txt --if-exists skip $K/a.png; expect "-o F --if-exists skip" 0 err="1 of 1 skipped"
+run caption $CAP -o $K/a.txt --if-exists fail $K/a.png; expect "-o F --if-exists fail" 7 err=exists
+is "it stays" "$(cat $K/a.txt)" mine
+run caption $CAP -o $K/a.txt $K/a.png; expect "-o F" 0 quiet
+[ "$(cat $K/a.txt)" != mine ] && good || bad "-o F is written anew"
+mkdir "$T/none"; run caption $CAP -r "$T/none"; expect "-r of an empty folder" 0 err="no pictures in $T/none"
 run embed $CLIP --sidecar .npy "$T/side/a.png"; run embed $CLIP -o "$T/x.npy" "$T/side/a.png"
 same "--sidecar .npy is an .npy" "$T/side/a.png.npy" "$T/x.npy"
 run caption $CAP -o "$T/x.json" "$T/side/a.png"; run caption $CAP --json "$T/side/a.png"
