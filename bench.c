@@ -726,7 +726,7 @@ static void put_summary(Buf *b, const Row *rows, int n_rows, DType type, bool on
 static void measure(const Run *run, Row *rows, int n_rows, double until)
 {
     double rate[N_LIMITS], start = now_ms(), load = 0;
-    bool json = run->o.json, unsteady = false;
+    bool json = run->o.json, unsteady = false, over = false;
     size_t mark = scratch_mark();
     Buf b = {0};
     int n = run_rounds(run, rows, n_rows, rate, until);
@@ -737,12 +737,18 @@ static void measure(const Run *run, Row *rows, int n_rows, double until)
     if (n_rows && !json)
         put(&b, "\n%-16s %-4s %-15s %-10s %2s %9s %7s %-7s %8s %-6s %5s\n", "kernel", "type",
             "shape", "isa", "t", "ms", "rate", "unit", "percent", "of", "+-%");
-    for (int i = 0; i < n_rows; i++) unsteady |= put_row(&b, &rows[i], json);
+    for (int i = 0; i < n_rows; i++) {
+        unsteady |= put_row(&b, &rows[i], json);
+        over |= rows[i].percent > 100;
+    }
     if (n_rows && !json && run->o.full) put(&b, "\n");
     for (int type = F32; run->o.full && type <= Q4; type++) {
         put_summary(&b, rows, n_rows, (DType)type, false, json);
         put_summary(&b, rows, n_rows, (DType)type, true, json);
     }
+    if (over && !json)
+        put(&b, "more than 100 %%: memory is written while it is read; Winograd's 3x3 convolutions do "
+            "fewer\n  operations than are told\n");
     if (unsteady && !json && getloadavg(&load, 1) == 1)
         put(&b, "! not to be relied on: half of the single results lie further than this from the "
             "percentage told\n  (load average %.1f)\n", load);

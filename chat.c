@@ -481,6 +481,7 @@ static void load(Talk *t, const char *path)
     const char *image = json_string(json_get(record, "image"), NULL);
     if (!image || !t->n) return;
     take_image(t, image);
+    note("its picture is %s", quoted(image));
     t->turn[0].n_images = t->n_new;
     t->turn[0].image = t->new_image;
     t->n_new = 0;

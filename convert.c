@@ -453,7 +453,7 @@ static void report(const Job *job, const char *out)
 {
     Buf b = { 0 };
     if (job->r->o.json) {
-        put(&b, "{\"v\":1,\"cmd\":\"convert\",\"id\":");
+        put(&b, "{\"v\":1,\"cmd\":\"convert\",\"i\":0,\"id\":");
         put_json(&b, job->shown, strlen(job->shown));
         put(&b, ",\"ok\":true,\"file\":");
         put_json(&b, out, strlen(out));
@@ -496,6 +496,8 @@ int convert_model(const Run *r)
     Job job = { .r = r, .shown = in, .mode = delta_mode(r) };
     Place p = place_of(in);
     bool one = ends_with(out, ".safetensors");
+    if (p.file && ends_with(p.file, ".safetensors") && !job.r->o.base)
+        usage_error(r->name, "%s: is safetensors already: -m takes it", quoted(in));
     if (one && !p.file)
         usage_error(r->name, "%s is a folder: %s must be the name of one, too", quoted(in),
                     quoted(out));

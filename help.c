@@ -221,8 +221,9 @@ static const char *const MANUAL[] = {
     "nearly full, the oldest questions and answers are left out, and a line says so.\n"
     "/image FILE\tthe next question is about this picture\n"
     "/clear\tforget all that was said\n"
-    "/save FILE\twrite the conversation as a record with messages; FILE is replaced\n"
-    "/load FILE\tgo on with one\n"
+    "/save FILE\twrite the conversation as a record with messages, and the picture of its first "
+    "question by its name; a saved conversation is replaced, no other file\n"
+    "/load FILE\tgo on with one; its picture is read again\n"
     "/help, /exit\tall of these; leave\n",
     "# ERROR CODES\n"
     "image.missing\tthe file cannot be opened or read, or is a folder\n"

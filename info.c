@@ -50,7 +50,7 @@ bool info_picture(const char *path, const Options *o)
     ImageInfo f = image_info(path, bytes, n);
     Buf b = {0};
     if (o->json) {
-        put(&b, "{\"v\":1,\"cmd\":\"info\",\"id\":");
+        put(&b, "{\"v\":1,\"cmd\":\"info\",\"i\":0,\"id\":");
         put_json(&b, path, strlen(path));
         put(&b, ",\"ok\":true,\"format\":\"%s\",\"size\":[%d,%d],\"channels\":%d,\"bits\":%d,"
             "\"palette\":%s,\"orientation\":%d,\"bytes\":%zu", f.format, f.w, f.h, f.channels,
@@ -99,7 +99,7 @@ void info_cpu(const Options *o, const char *level, const char *available)
 {
     Buf b = {0};
     if (o->json) {
-        put(&b, "{\"v\":1,\"cmd\":\"info\",\"cpu\":");
+        put(&b, "{\"v\":1,\"cmd\":\"info\",\"i\":0,\"id\":\"--cpu\",\"ok\":true,\"cpu\":");
         put_json(&b, cpu_name(), strlen(cpu_name()));
         put(&b, ",\"isa\":\"%s\",\"levels\":[", level);
         for (const char *s = available; *s; ) {
@@ -193,7 +193,7 @@ static void put_known(Buf *b, const ModelFacts *m, bool json)
 static void model_json(Buf *b, const ModelFacts *m, const Weights *w, const Cost *c)
 {
     const Tower *v = &c->vision, *t = &c->text;
-    put(b, "{\"v\":1,\"cmd\":\"info\",\"id\":");
+    put(b, "{\"v\":1,\"cmd\":\"info\",\"i\":0,\"id\":");
     put_json(b, m->label, strlen(m->label));
     put(b, ",\"ok\":true,\"name\":\"%s\",\"architecture\":\"%s\",\"runs\":[", m->name, m->arch);
     for (const char *s = m->runs; *s; ) {

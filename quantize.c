@@ -97,7 +97,9 @@ static void report(const Run *r, const char *out, uint64_t before, uint64_t afte
     if (!r->o.json && r->o.quiet) return;
     if (r->o.json) {
         Buf b = { 0 };
-        put(&b, "{\"v\":1,\"cmd\":\"quantize\",\"ok\":true,\"out\":");
+        put(&b, "{\"v\":1,\"cmd\":\"quantize\",\"i\":0,\"id\":");
+        put_json(&b, r->o.operand[0], strlen(r->o.operand[0]));
+        put(&b, ",\"ok\":true,\"out\":");
         put_json(&b, out, strlen(out));
         put(&b, ",\"tensors\":%d,\"quantized\":%d,\"bytes_in\":%llu,\"bytes_out\":%llu}\n", all, n,
             (unsigned long long)before, (unsigned long long)after);

@@ -288,6 +288,18 @@ is "are text" "$(tail -1 "$T/out" | tr ' ' '\n' | grep -cx 2)" 0
 run chat $VC -p "</s>" --show-prompt --raw
 is "--raw: they are not" "$(tail -1 "$T/out" | tr ' ' '\n' | grep -cx 2)" 1
 echo '{"text":"a\u0000b"}' >"$T/zero.jsonl"
+run chat -m $V --template plain --max-tokens 3 -p ""; expect "an empty question: BOS alone" 0 quiet
+printf '\nhi\n' >"$T/two"
+in=$T/two; run chat -m $V --template plain --max-tokens 3 --in lines --json
+expect "an empty line" 0 lines=2 out='"tokens":{"in":1,'
+run chat -m $L -p hi $P/wide.png; expect "a picture that is no operand" 2 err="--image $P/wide.png"
+run complete -m $V $P/wide.png; expect "to complete a picture" 5 err="is a picture, not text"
+run complete -m $V --ctx 100000 --max-tokens 2 -p hi; expect "--ctx beyond the model's" 0 err="was trained for"
+run complete -m $V --ctx 2 -p "hello my friend"; expect "the prompt is too long" 2 err="--ctx N makes"
+run convert $V/model.safetensors "$T/made"; expect "safetensors are there already" 2 err="-m takes it"
+run quantize $V /nowhere/out; expect "the name that was given" 7 err-.tmp err="/nowhere/out: cannot"
+run info --json $V; expect "info --json" 0 out~'"cmd":"info","i":0,"id":"[^"]*","ok":true'
+run info --json --cpu; expect "info --json --cpu" 0 out~'"i":0,"id":"--cpu","ok":true'
 in=$T/zero.jsonl; run chat $VC --in jsonl --json --show-prompt; expect "a zero byte, chat" 0 out='USER: a\u0000b ASS'
 in=$T/zero.jsonl; run complete -m $V --in jsonl --json --show-prompt; expect "a zero byte" 0 out='<s>a\u0000b"'
 run chat -m $V -p hi; expect "an unknown template" 3 err="--template NAME" err=vicuna empty
