@@ -747,8 +747,8 @@ static void measure(const Run *run, Row *rows, int n_rows, double until)
         put_summary(&b, rows, n_rows, (DType)type, true, json);
     }
     if (over && !json)
-        put(&b, "more than 100 %%: memory is written while it is read; Winograd's 3x3 convolutions do "
-            "fewer\n  operations than are told\n");
+        put(&b, "more than 100 %%: memory is written while it is read; Winograd's 3x3 convolutions "
+            "do fewer\n  operations than are told\n");
     if (unsteady && !json && getloadavg(&load, 1) == 1)
         put(&b, "! not to be relied on: half of the single results lie further than this from the "
             "percentage told\n  (load average %.1f)\n", load);

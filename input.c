@@ -177,7 +177,8 @@ static void spare_inputs(const char *cmd, const Options *o)
         if (!out[i]) continue;
         if (!*out[i]) usage_error(cmd, "%s: an empty name", name[i]);
         if (input_reads(o, out[i], true))
-            usage_error(cmd, "%s %s: is an input, or a picture: not written over", name[i], quoted(out[i]));
+            usage_error(cmd, "%s %s: is an input, or a picture: not written over", name[i],
+                        quoted(out[i]));
         for (int k = 0; k < i; k++)
             if (out[k] && strcmp(out[i], "-") && !strcmp(out[i], out[k]))
                 usage_error(cmd, "%s and %s: both write %s", name[k], name[i], quoted(out[i]));

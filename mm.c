@@ -512,8 +512,8 @@ static int cmd_info(Run *r)
     ModelFacts f = { .known = known.name, .n_known = known.n,
                      .label = r->model.label, .dir = m->dir, .type = m->row->type,
                      .name = m->row->name, .arch = m->arch,
-                     .runs = command_names(r->table, m->row->commands), .tokenizer = tok_kind(m->tok),
-                     .config = m->config, .vision = json_get(m->config, "vision_config"),
+                     .runs = command_names(r->table, m->row->commands),
+                     .tokenizer = tok_kind(m->tok), .config = m->config, .vision = json_get(m->config, "vision_config"),
                      .ck = m->ck };
     if (m->llava) {
         f.vision = llava_vision(m->llava, &f.beside);
@@ -658,6 +658,7 @@ int main(int argc, char **argv)
         signals_start();
         code = r.cmd->run(&r);
     }
-    if (fflush(stdout) || ferror(stdout)) die(EXIT_OUTPUT, "stdout: cannot be written: %s", strerror(errno));
+    if (fflush(stdout) || ferror(stdout))
+        die(EXIT_OUTPUT, "stdout: cannot be written: %s", strerror(errno));
     return code;
 }

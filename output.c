@@ -751,7 +751,8 @@ bool output_skip(Output *out, const Item *item)
             fail("output.write", "add {i} to the template", "%s: another input was written to it",
                  quoted(path));
         if (input_reads(&out->r->o, path, !(out->r->cmd->bit & PICTURES)))
-            usage_error(out->r->name, "%s: is an input, or a picture: not written over", quoted(path));
+            usage_error(out->r->name, "%s: is an input, or a picture: not written over",
+                        quoted(path));
         there = stays(out, path);
     }
     out->n_there += there;

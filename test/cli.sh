@@ -795,7 +795,7 @@ run convert $D/protocol1.old.pt "$T/old.safetensors"; expect "convert, the old f
 same "both forms give the same" "$T/new.safetensors" "$T/old.safetensors"
 run convert $D/views.bin "$T/v.safetensors"; expect "what is there stays" 7 err="is there already"
 run convert --json $D/sharded "$T/sharded"
-expect "convert --json" 0 quiet lines=1 out~'^\{"v":1,"cmd":"convert","id":"[^"]*sharded","ok":true,"file":"[^"]*","files":1,"tensors":4,"bytes":144,'
+expect "convert --json" 0 quiet lines=1 out~'^\{"v":1,"cmd":"convert","i":0,"id":"[^"]*sharded","ok":true,"file":"[^"]*","files":1,"tensors":4,"bytes":144,'
 same "other files come along" $D/sharded/config.json "$T/sharded/config.json"
 run convert $D/wrapped.ckpt "$T/w" --key callbacks; expect "--key of something else" 4 err="no tensors"
 run convert $D/wrapped.ckpt "$T/w" --key nosuch; expect "--key of nothing" 4 err="no entry nosuch"
