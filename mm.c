@@ -513,8 +513,8 @@ static int cmd_info(Run *r)
                      .label = r->model.label, .dir = m->dir, .type = m->row->type,
                      .name = m->row->name, .arch = m->arch,
                      .runs = command_names(r->table, m->row->commands),
-                     .tokenizer = tok_kind(m->tok), .config = m->config, .vision = json_get(m->config, "vision_config"),
-                     .ck = m->ck };
+                     .tokenizer = tok_kind(m->tok), .config = m->config,
+                     .vision = json_get(m->config, "vision_config"), .ck = m->ck };
     if (m->llava) {
         f.vision = llava_vision(m->llava, &f.beside);
         f.n_rows = llava_n_tokens(m->llava);
