@@ -290,13 +290,15 @@ void info_found(const FoundModel *m, int i, const Options *o)
     if (o->json) {
         put(&b, "{\"v\":1,\"cmd\":\"ls\",\"i\":%d,\"id\":", i);
         put_json(&b, m->name, strlen(m->name));
-        put(&b, ",\"ok\":true,\"bytes\":%.0f,\"dir\":", m->bytes);
+        put(&b, ",\"ok\":%s,\"bytes\":%.0f,\"dir\":", m->bytes > 0 ? "true" : "false",
+            m->bytes);
         if (m->dir) put_json(&b, m->dir, strlen(m->dir));
         else put(&b, "null");
         put(&b, "}");
     } else
-        put(&b, "%7s  %-40s  %s", bytes_string(m->bytes), quoted(m->name),
-            m->dir ? quoted(m->dir) : "(in the program)");
+        put(&b, "%7s  %-40s  %s%s", bytes_string(m->bytes), quoted(m->name),
+            m->dir ? quoted(m->dir) : "(in the program)",
+            m->bytes > 0 ? "" : "  (no weights there that mm reads)");
     print_buf(&b);
     scratch_reset(mark);
 }

@@ -637,6 +637,8 @@ HF_HOME=$T/hf; mkdir -p $HF_HOME; ln -s ../hub $HF_HOME/hub
 HF_HOME=$HF_HOME run caption -m org/name $P/wide.png; same "HF_HOME" "$T/out" "$T/alone"
 mkdir -p "$HOME/.cache/huggingface"; ln -s "$T/hub" "$HOME/.cache/huggingface/hub"; unset HF_HOME
 run caption -m org/name $P/wide.png; same "~/.cache" "$T/out" "$T/alone"
+mkdir -p "$T/half/broken"; echo '{}' >"$T/half/broken/config.json"
+MM_MODELS=$T/half run ls; expect "ls of half a model" 0 out~'broken .*no weights there'
 MM_MODELS=/nowhere:$PWD/$M run ls; expect "ls of folders" 0 quiet out~"kB +blip-caption +$PWD/$M/blip-caption\$" \
     out~"kB +org/name +$HOME/.cache/"
 MM_MODELS=/nowhere:$PWD/$M run caption -m blip-caption $P/wide.png; same "MM_MODELS" "$T/out" "$T/alone"
