@@ -183,8 +183,8 @@ static const char *const MANUAL[] = {
     "preprocess writes float32 .npy [1,3,H,W].\n",
     "# TEXTS\n"
     "complete continues a text, chat answers in a conversation. The text is that of -p, of a file "
-    "(complete), of stdin as a whole where neither is given (with -p stdin is not read), or of each "
-    "line or record with --in. It appears as it comes, "
+    "(complete), of stdin as a whole where neither is given (with -p stdin is not read), or of "
+    "each line or record with --in. It appears as it comes, "
     "in whole characters; what may become a stop string waits. How it is chosen says "
     "generation_config.json, where that says nothing the likeliest token is taken; --temp 0 always "
     "takes it. With a --temp of its own and no other, top_k is the checkpoint's or 50. complete "
