@@ -521,8 +521,8 @@ static void help(Talk *t, const char *arg)
         print(line, (size_t)n);
     }
     static const char MORE[] =
-        "  Ctrl-C stops an answer, and clears a line; a line that ends in \\ goes on in the next;\n"
-        "  up and down: earlier lines; a blank in front of / makes it a question.\n";
+        "  Ctrl-C stops an answer, and clears a line; up and down: earlier lines\n"
+        "  a line that ends in \\ goes on in the next; a blank in front of / makes it text\n";
     print(MORE, sizeof MORE - 1);
 }
 
