@@ -33,6 +33,7 @@
  *   - The order in which an element of C is summed depends on k alone (and on few or many, decided
  *     by the rows of one item): the same bits for any number of threads and items.
  *   - With e.add, C holds the residual: sums of the first k blocks must not pass through it. */
+#include <limits.h>
 #include <math.h>
 #include <string.h>
 
@@ -109,6 +110,23 @@ static void few_task(void *ctx, int task, int worker)
     kernel.few[p->type](S, lds, (const float *)p->A, p->lda,
                         p->W + (size_t)j * p->k * p->w_size, p->k, p->m, cols, p->k);
     finish(p, S, lds, 0, j, p->m, cols);
+}
+
+/* Rows of W, of `row` bytes each, that are a task of few rows of A: an odd number of 8, so that the
+ * eight streams do not meet in the same lines of the caches; and of such numbers, down to half the
+ * largest, that with which the last thread is done first. */
+static int few_cols(int n, size_t row)
+{
+    int threads = n_threads(), fit = row < FEW_BYTES ? (int)(FEW_BYTES / row) : 1, best = 8;
+    int most = round_up(min(fit, ceil_div(n, 6 * threads)), 8) | 8;
+    for (int cols = most, least = INT_MAX; cols > most / 2; cols -= 16) {
+        int tasks = ceil_div(n, cols), rounds = tasks / threads, left = tasks % threads;
+        int last = left == 0 ? 0 : left == 1 ? n - (tasks - 1) * cols : cols;
+        if (rounds * cols + last + n / 256 >= least) continue;      /* little is no reason */
+        least = rounds * cols + last;
+        best = cols;
+    }
+    return best;
 }
 
 /* The block of W that is packed next: columns k0 .. k0 + k_block - 1 of the strip of a task. */
@@ -288,9 +306,7 @@ void gemm(float *C, int ldc, const float *A, int lda, const void *W, DType type,
                   .w_size = type == F32 ? 4 : 2, .type = type, .ldc = ldc,
                   .lda = lda, .m = m, .n = n, .k = k, .e = e };
     if (m_item <= FEW_ROWS) {
-        size_t row = (size_t)k * p.w_size;
-        int fit = row < FEW_BYTES ? (int)(FEW_BYTES / row) : 1;
-        p.cols = round_up(min(fit, ceil_div(n, 6 * n_threads())), 8) | 8;
+        p.cols = few_cols(n, (size_t)k * p.w_size);
         run(&p, few_task, ceil_div(n, p.cols), e.add ? (size_t)m * p.cols : 0);
         return;
     }
