@@ -22,10 +22,11 @@
  * by the rows of A. What bounds it is the memory, which wants long streams: the rows of W lie an
  * eighth (a quarter) of the task apart. */
 #include "avx2.h"
+#include "tiles.h"
 
 #include <string.h>
 
-enum { TILE_M = 6, TILE_N = 16, VECTORS = TILE_N / 8 };
+enum { TILE_M = 6, TILE_N = 16, LANES = 8, VECTORS = TILE_N / LANES };
 
 /* Holds v in a register: gcc would load it again for each of its uses. */
 #define KEEP(v) __asm__("" : "+x"(v))
@@ -170,30 +171,7 @@ INLINE void tile_part(float *C, int ldc, const float *A, int lda, const float *P
         }
 }
 
-#define TILE_ROWS(M)                                                                           \
-    static void tile_##M(float *C, int ldc, const float *A, int lda, const float *P, int nr,   \
-                         int k, bool accumulate, Ahead *ahead)                                 \
-    {                                                                                          \
-        int last = (nr - 1) % 8 + 1;                                                           \
-        switch ((nr - 1) / 8) {                                                                \
-        case 0:  tile_part(C, ldc, A, lda, P, k, accumulate, ahead, last, M, 1); break;        \
-        default: tile_part(C, ldc, A, lda, P, k, accumulate, ahead, last, M, 2); break;        \
-        }                                                                                      \
-    }
-TILE_ROWS(1) TILE_ROWS(2) TILE_ROWS(3) TILE_ROWS(4) TILE_ROWS(5) TILE_ROWS(6)
-
-static void tile_avx2(float *C, int ldc, const float *A, int lda, const float *P, int mr, int nr,
-                      int k, bool accumulate, Ahead *ahead)
-{
-    switch (mr) {
-    case 1:  tile_1(C, ldc, A, lda, P, nr, k, accumulate, ahead); break;
-    case 2:  tile_2(C, ldc, A, lda, P, nr, k, accumulate, ahead); break;
-    case 3:  tile_3(C, ldc, A, lda, P, nr, k, accumulate, ahead); break;
-    case 4:  tile_4(C, ldc, A, lda, P, nr, k, accumulate, ahead); break;
-    case 5:  tile_5(C, ldc, A, lda, P, nr, k, accumulate, ahead); break;
-    default: tile_6(C, ldc, A, lda, P, nr, k, accumulate, ahead); break;
-    }
-}
+TILES(avx2, float)
 
 /* Four rows a, b, c, d of 8 -> q[c]: column 4 l + c of them in half l. */
 INLINE void transpose_halves(__m256 q[4], __m256 a, __m256 b, __m256 c, __m256 d)

@@ -24,8 +24,9 @@
  * multiply with a row of A, and 4 to 7 to arrive: from about 6 rows on (f16; f32: 12) arithmetic
  * is the limit again. */
 #include "avx512.h"
+#include "tiles.h"
 
-enum { TILE_M = 6, TILE_N = 64, VECTORS = TILE_N / 16 };
+enum { TILE_M = 6, TILE_N = 64, LANES = 16, VECTORS = TILE_N / LANES };
 
 /* Holds v in a register: gcc would load it again for each of its uses. */
 #define KEEP(v) __asm__("" : "+v"(v))
@@ -178,32 +179,7 @@ INLINE void tile_part(float *C, int ldc, const float *A, int lda, const float *P
         }
 }
 
-#define TILE_ROWS(M)                                                                           \
-    static void tile_##M(float *C, int ldc, const float *A, int lda, const float *P, int nr,   \
-                         int k, bool accumulate, Ahead *ahead)                                 \
-    {                                                                                          \
-        int last = (nr - 1) % 16 + 1;                                                          \
-        switch ((nr - 1) / 16) {                                                               \
-        case 0:  tile_part(C, ldc, A, lda, P, k, accumulate, ahead, last, M, 1); break;        \
-        case 1:  tile_part(C, ldc, A, lda, P, k, accumulate, ahead, last, M, 2); break;        \
-        case 2:  tile_part(C, ldc, A, lda, P, k, accumulate, ahead, last, M, 3); break;        \
-        default: tile_part(C, ldc, A, lda, P, k, accumulate, ahead, last, M, 4); break;        \
-        }                                                                                      \
-    }
-TILE_ROWS(1) TILE_ROWS(2) TILE_ROWS(3) TILE_ROWS(4) TILE_ROWS(5) TILE_ROWS(6)
-
-static void tile_avx512(float *C, int ldc, const float *A, int lda, const float *P, int mr, int nr,
-                        int k, bool accumulate, Ahead *ahead)
-{
-    switch (mr) {
-    case 1:  tile_1(C, ldc, A, lda, P, nr, k, accumulate, ahead); break;
-    case 2:  tile_2(C, ldc, A, lda, P, nr, k, accumulate, ahead); break;
-    case 3:  tile_3(C, ldc, A, lda, P, nr, k, accumulate, ahead); break;
-    case 4:  tile_4(C, ldc, A, lda, P, nr, k, accumulate, ahead); break;
-    case 5:  tile_5(C, ldc, A, lda, P, nr, k, accumulate, ahead); break;
-    default: tile_6(C, ldc, A, lda, P, nr, k, accumulate, ahead); break;
-    }
-}
+TILES(avx512, float)
 
 /* 16 x 16 of the panel: the first nr rows of w, k columns. */
 #define PACK(name, T)                                                                          \

@@ -26,8 +26,9 @@
 #include <string.h>
 
 #include "avx512.h"
+#include "tiles.h"
 
-enum { TILE_M = 6, TILE_N = 64, VECTORS = TILE_N / 16 };        /* as in gemm_avx512.c */
+enum { TILE_M = 6, TILE_N = 64, LANES = 16, VECTORS = TILE_N / LANES };   /* as in gemm_avx512.c */
 
 /* Two steps along k: N registers of the panel by M pairs of A. */
 INLINE void tile_step(__m512 c[TILE_M][VECTORS], const uint16_t *A, int lda, const uint16_t *P,
@@ -82,32 +83,7 @@ INLINE void tile_part(float *C, int ldc, const uint16_t *A, int lda, const uint1
         }
 }
 
-#define TILE_ROWS(M)                                                                           \
-    static void tile_##M(float *C, int ldc, const uint16_t *A, int lda, const uint16_t *P,     \
-                         int nr, int k, bool accumulate, Ahead *ahead)                         \
-    {                                                                                          \
-        int last = (nr - 1) % 16 + 1;                                                          \
-        switch ((nr - 1) / 16) {                                                               \
-        case 0:  tile_part(C, ldc, A, lda, P, k, accumulate, ahead, last, M, 1); break;        \
-        case 1:  tile_part(C, ldc, A, lda, P, k, accumulate, ahead, last, M, 2); break;        \
-        case 2:  tile_part(C, ldc, A, lda, P, k, accumulate, ahead, last, M, 3); break;        \
-        default: tile_part(C, ldc, A, lda, P, k, accumulate, ahead, last, M, 4); break;        \
-        }                                                                                      \
-    }
-TILE_ROWS(1) TILE_ROWS(2) TILE_ROWS(3) TILE_ROWS(4) TILE_ROWS(5) TILE_ROWS(6)
-
-static void tile_avx512bf16(float *C, int ldc, const uint16_t *A, int lda, const uint16_t *P,
-                            int mr, int nr, int k, bool accumulate, Ahead *ahead)
-{
-    switch (mr) {
-    case 1:  tile_1(C, ldc, A, lda, P, nr, k, accumulate, ahead); break;
-    case 2:  tile_2(C, ldc, A, lda, P, nr, k, accumulate, ahead); break;
-    case 3:  tile_3(C, ldc, A, lda, P, nr, k, accumulate, ahead); break;
-    case 4:  tile_4(C, ldc, A, lda, P, nr, k, accumulate, ahead); break;
-    case 5:  tile_5(C, ldc, A, lda, P, nr, k, accumulate, ahead); break;
-    default: tile_6(C, ldc, A, lda, P, nr, k, accumulate, ahead); break;
-    }
-}
+TILES(avx512bf16, uint16_t)
 
 /* The first k numbers of a row, as 16 pairs; from 32 up all of them. */
 INLINE __m512 part_pairs(const uint16_t *p, int k)

@@ -26,8 +26,9 @@
  * Tested for correctness by emulation (qemu-user); instructions are counted in what gcc 12 makes of
  * it, cycles are from the vendor's optimisation guides, not measured. */
 #include "neon.h"
+#include "tiles.h"
 
-enum { TILE_M = 6, TILE_N = 16, VECTORS = TILE_N / 4 };
+enum { TILE_M = 6, TILE_N = 16, LANES = 4, VECTORS = TILE_N / LANES };
 
 /* The sums of the lanes of a, b, c, d. */
 INLINE float32x4_t sum4(float32x4_t a, float32x4_t b, float32x4_t c, float32x4_t d)
@@ -170,32 +171,7 @@ INLINE void tile_part(float *C, int ldc, const float *A, int lda, const float *P
         }
 }
 
-#define TILE_ROWS(M)                                                                           \
-    static void tile_##M(float *C, int ldc, const float *A, int lda, const float *P, int nr,   \
-                         int k, bool accumulate, Ahead *ahead)                                 \
-    {                                                                                          \
-        int last = (nr - 1) % 4 + 1;                                                           \
-        switch ((nr - 1) / 4) {                                                                \
-        case 0:  tile_part(C, ldc, A, lda, P, k, accumulate, ahead, last, M, 1); break;        \
-        case 1:  tile_part(C, ldc, A, lda, P, k, accumulate, ahead, last, M, 2); break;        \
-        case 2:  tile_part(C, ldc, A, lda, P, k, accumulate, ahead, last, M, 3); break;        \
-        default: tile_part(C, ldc, A, lda, P, k, accumulate, ahead, last, M, 4); break;        \
-        }                                                                                      \
-    }
-TILE_ROWS(1) TILE_ROWS(2) TILE_ROWS(3) TILE_ROWS(4) TILE_ROWS(5) TILE_ROWS(6)
-
-static void tile_neon(float *C, int ldc, const float *A, int lda, const float *P, int mr, int nr,
-                      int k, bool accumulate, Ahead *ahead)
-{
-    switch (mr) {
-    case 1:  tile_1(C, ldc, A, lda, P, nr, k, accumulate, ahead); break;
-    case 2:  tile_2(C, ldc, A, lda, P, nr, k, accumulate, ahead); break;
-    case 3:  tile_3(C, ldc, A, lda, P, nr, k, accumulate, ahead); break;
-    case 4:  tile_4(C, ldc, A, lda, P, nr, k, accumulate, ahead); break;
-    case 5:  tile_5(C, ldc, A, lda, P, nr, k, accumulate, ahead); break;
-    default: tile_6(C, ldc, A, lda, P, nr, k, accumulate, ahead); break;
-    }
-}
+TILES(neon, float)
 
 /* Four rows of 4 -> 4 columns, of which the first n are stored: pairs, then pairs of pairs. */
 INLINE void store_columns(float *P, float32x4_t v[4], int n)

@@ -32,8 +32,9 @@
  *
  * Tested for correctness by emulation (qemu-user); cycles are from the vendor's guides. */
 #include "neon.h"
+#include "tiles.h"
 
-enum { TILE_M = 6, TILE_N = 16 };               /* as in gemm_neon.c */
+enum { TILE_M = 6, TILE_N = 16, LANES = 4, VECTORS = TILE_N / LANES };  /* as in gemm_neon.c */
 
 /* Four numbers at p and at q; and the other way round, pairs of squares as rows of four sums. */
 INLINE bfloat16x8_t two_rows(const uint16_t *p, const uint16_t *q)
@@ -78,7 +79,7 @@ INLINE void tile_part(float *C, int ldc, const uint16_t *A, int lda, const uint1
         for (int v = 0; v < N; v += 4)          /* needed at the end: here by then */
             __builtin_prefetch(C + (size_t)i * ldc + 4 * v, 1);
     for (int p = 0; p < k; p += 4) {
-        if (M == TILE_M && N == TILE_N / 4 && ahead) ahead = fetch(ahead);
+        if (M == TILE_M && N == VECTORS && ahead) ahead = fetch(ahead);
         tile_step(c, A + p, lda, P + (size_t)p * TILE_N, M, N);
     }
     UNROLL
@@ -93,32 +94,7 @@ INLINE void tile_part(float *C, int ldc, const uint16_t *A, int lda, const uint1
         }
 }
 
-#define TILE_ROWS(M)                                                                           \
-    static void tile_##M(float *C, int ldc, const uint16_t *A, int lda, const uint16_t *P,     \
-                         int nr, int k, bool accumulate, Ahead *ahead)                         \
-    {                                                                                          \
-        int last = (nr - 1) % 4 + 1;                                                           \
-        switch ((nr - 1) / 4) {                                                                \
-        case 0:  tile_part(C, ldc, A, lda, P, k, accumulate, ahead, last, M, 1); break;        \
-        case 1:  tile_part(C, ldc, A, lda, P, k, accumulate, ahead, last, M, 2); break;        \
-        case 2:  tile_part(C, ldc, A, lda, P, k, accumulate, ahead, last, M, 3); break;        \
-        default: tile_part(C, ldc, A, lda, P, k, accumulate, ahead, last, M, 4); break;        \
-        }                                                                                      \
-    }
-TILE_ROWS(1) TILE_ROWS(2) TILE_ROWS(3) TILE_ROWS(4) TILE_ROWS(5) TILE_ROWS(6)
-
-static void tile_neonbf16(float *C, int ldc, const uint16_t *A, int lda, const uint16_t *P, int mr,
-                          int nr, int k, bool accumulate, Ahead *ahead)
-{
-    switch (mr) {
-    case 1:  tile_1(C, ldc, A, lda, P, nr, k, accumulate, ahead); break;
-    case 2:  tile_2(C, ldc, A, lda, P, nr, k, accumulate, ahead); break;
-    case 3:  tile_3(C, ldc, A, lda, P, nr, k, accumulate, ahead); break;
-    case 4:  tile_4(C, ldc, A, lda, P, nr, k, accumulate, ahead); break;
-    case 5:  tile_5(C, ldc, A, lda, P, nr, k, accumulate, ahead); break;
-    default: tile_6(C, ldc, A, lda, P, nr, k, accumulate, ahead); break;
-    }
-}
+TILES(neonbf16, uint16_t)
 
 /* The panel: for each four steps along k, 16 columns of four numbers. */
 static void pack_neonbf16(uint16_t *P, const uint16_t *W, int ldw, int nr, int k)

@@ -112,6 +112,43 @@ INLINE void store_block(char *to, int8x16_t w[8][2], const uint16_t *scale)
     vst1q_f32((float *)(to + 272), load_f16(scale + 4));
 }
 
+/* The slot of few rows, of a function that adds the 8 rows of a block to two registers of sums:
+ * few_block_NAME(sum, r, block). One block of weights is 8 rows, so W is read as it lies. */
+#define QUANT_FEW(name, Block, level)                                                          \
+    static void few_##name##_##level(float *C, int ldc, const void *R, const void *W, int m,   \
+                                     int n, int k)                                             \
+    {                                                                                          \
+        int n_blocks = ceil_div(k, Q_COLS);                                                    \
+        for (int j = 0; j < n; j += 8)                                                         \
+            for (int i = 0; i < m; i++) {                                                      \
+                const Block *w = (const Block *)W + (size_t)(j / 8) * (size_t)n_blocks;        \
+                const char *r = (const char *)R + (size_t)i * rounded_bytes(1, k);             \
+                float32x4_t sum[2] = { vdupq_n_f32(0), vdupq_n_f32(0) };                       \
+                for (int b = 0; b < n_blocks; b++, r += rounded_block(1))                      \
+                    few_block_##name(sum, r, w + b);                                           \
+                store(C + (size_t)i * ldc + j, n - j, sum[0]);                                 \
+                if (n - j > 4) store(C + (size_t)i * ldc + j + 4, n - j - 4, sum[1]);          \
+            }                                                                                  \
+    }
+
+/* The slot that makes a panel of 8 rows, which are one row of blocks; order(w) puts a block's
+ * registers as the tile wants them. */
+#define QUANT_PACK(name, Block, level, order)                                                  \
+    static void pack_##name##_##level(void *P, const void *W, size_t row_of_blocks, int nr,    \
+                                      int n_blocks)                                            \
+    {                                                                                          \
+        char *to = P;                                                                          \
+        (void)row_of_blocks, (void)nr;                                                         \
+        for (int b = 0; b < n_blocks; b++, to += 8 * (Q_COLS + 4)) {                           \
+            const Block *block = (const Block *)W + b;                                         \
+            int8x16_t w[8][2];                                                                 \
+            load_##name(w, block);                                                             \
+            order(w);                                                                          \
+            store_block(to, w, block->scale);                                                  \
+        }                                                                                      \
+    }
+INLINE void as_loaded(int8x16_t w[8][2]) { (void)w; }
+
 #define FOR_EACH_TYPE(STAMP)                \
     STAMP(f32, float)                       \
     STAMP(f16, uint16_t)                    \

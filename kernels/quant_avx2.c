@@ -207,46 +207,12 @@ INLINE void few_streams(float *C, int ldc, const char *R, const char *W, int m, 
     few_store(C, ldc, sum, m, streams, apart, n);
 }
 
-/* The same for any m: the first rows meet W in memory, those after them in the cache. */
-INLINE void few_rows(float *C, int ldc, const char *R, const char *W, int m, int streams, int apart,
-                     int n, int k, const DType type)
-{
-    for (; m > 0; m -= FEW, C += FEW * (size_t)ldc, R += FEW * rounded_bytes(1, k))
-        switch (m) {
-        case 1:         few_streams(C, ldc, R, W, m, streams, apart, n, k, type, 1); break;
-        case 2:         few_streams(C, ldc, R, W, m, streams, apart, n, k, type, 2); break;
-        case 3:         few_streams(C, ldc, R, W, m, streams, apart, n, k, type, 3); break;
-        case 4:         few_streams(C, ldc, R, W, m, streams, apart, n, k, type, 4); break;
-        case 5: case 6: few_streams(C, ldc, R, W, m, streams, apart, n, k, type, 6); break;
-        default:        few_streams(C, ldc, R, W, min(m, FEW), streams, apart, n, k, type, FEW);
-        }
-}
+/* As many as there can be: the memory delivers long streams, whose prefetchers run ahead of the
+ * multipliers and over the ends of pages together. One alone comes two thirds as fast; with many
+ * sums to a stream, fewer are better. */
+INLINE int n_streams(int m) { return m > 2 ? STREAMS / 2 : STREAMS; }
 
-/* All of W, in as many streams as there can be, and what is left then: the memory delivers long
- * streams, whose prefetchers run ahead of the multipliers and over the ends of pages together. One
- * alone comes two thirds as fast; with many sums to a stream, fewer are better. */
-INLINE void few(float *C, int ldc, const char *R, const char *W, int m, int n, int k,
-                const DType type)
-{
-    while (n > 0) {
-        int rows = ceil_div(n, Q_ROWS), streams = min(rows, m > 2 ? STREAMS / 2 : STREAMS);
-        int apart = rows / streams;
-        for (int j = 0; j < apart; j++, C += Q_ROWS, W += quant_bytes(type, 1, k))
-            few_rows(C, ldc, R, W, m, streams, apart, n - Q_ROWS * j, k, type);
-        C += Q_ROWS * apart * (streams - 1);
-        W += (size_t)(apart * (streams - 1)) * quant_bytes(type, 1, k);
-        n -= Q_ROWS * apart * streams;
-    }
-}
-
-static void few_q8_avx2(float *C, int ldc, const void *R, const void *W, int m, int n, int k)
-{
-    few(C, ldc, R, W, m, n, k, Q8);
-}
-static void few_q4_avx2(float *C, int ldc, const void *R, const void *W, int m, int n, int k)
-{
-    few(C, ldc, R, W, m, n, k, Q4);
-}
+#include "quant_few.h"
 
 /* === Many rows ================================================================================ */
 
@@ -370,8 +336,8 @@ static void tile_avx2(float *C, int ldc, const void *R, const void *P, int mr, i
 void quant_avx2(Kernels *k)
 {
     k->q_round = round_avx2;
-    k->q_few[Q8 - Q8] = few_q8_avx2;
-    k->q_few[Q4 - Q8] = few_q4_avx2;
+    k->q_few[Q8 - Q8] = few_q8;
+    k->q_few[Q4 - Q8] = few_q4;
     k->q_few_rows = 16;
     k->q_tile_m = TILE_M;
     k->q_tile_n = TILE_N;

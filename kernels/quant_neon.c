@@ -108,42 +108,20 @@ INLINE void add_block(float32x4_t sum[2], int8x16_t w[8][2], float32x4_t s0, flo
     sum[1] = vfmaq_f32(sum[1], counted(vpaddq_s32(low[1], high[1])), vmulq_f32(s1, scale));
 }
 
-#define FEW(name, Block)                                                                         \
-    static void few_##name##_neon(float *C, int ldc, const void *R, const void *W, int m, int n, \
-                                  int k)                                                         \
-    {                                                                                            \
-        int n_blocks = ceil_div(k, Q_COLS);                                                      \
-        for (int j = 0; j < n; j += 8)                                                           \
-            for (int i = 0; i < m; i++) {                                                        \
-                const Block *b = (const Block *)W + (size_t)(j / 8) * (size_t)n_blocks;          \
-                const char *r = (const char *)R + (size_t)i * rounded_bytes(1, k);               \
-                float32x4_t sum[2] = { vdupq_n_f32(0), vdupq_n_f32(0) };                         \
-                for (int t = 0; t < n_blocks; t++, b++, r += rounded_block(1)) {                 \
-                    int8x16_t w[8][2];                                                           \
-                    load_##name(w, b);                                                           \
-                    add_block(sum, w, load_f16(b->scale), load_f16(b->scale + 4), r);            \
-                }                                                                                \
-                store(C + (size_t)i * ldc + j, n - j, sum[0]);                                   \
-                if (n - j > 4) store(C + (size_t)i * ldc + j + 4, n - j - 4, sum[1]);            \
-            }                                                                                    \
-    }                                                                                            \
-                                                                                                 \
-    static void pack_##name##_neon(void *P, const void *W, size_t row_of_blocks, int nr,         \
-                                   int n_blocks)                                                 \
-    {                                                                                            \
-        char *to = P;                                                                            \
-        (void)row_of_blocks, (void)nr;               /* TILE_N rows are one row of blocks */     \
-        for (int b = 0; b < n_blocks; b++, to += TILE_N * (Q_COLS + 4)) {                        \
-            const Block *block = (const Block *)W + b;                                           \
-            int8x16_t w[8][2];                                                                   \
-            load_##name(w, block);                                                               \
-            store_block(to, w, block->scale);                                                    \
-        }                                                                                        \
+#define FEW_BLOCK(name, Block)                                                                 \
+    INLINE void few_block_##name(float32x4_t sum[2], const char *r, const Block *b)            \
+    {                                                                                          \
+        int8x16_t w[8][2];                                                                     \
+        load_##name(w, b);                                                                     \
+        add_block(sum, w, load_f16(b->scale), load_f16(b->scale + 4), r);                      \
     }
-FEW(q8, BlockQ8)
-FEW(q4, BlockQ4)
+FEW_BLOCK(q8, BlockQ8) QUANT_FEW(q8, BlockQ8, neon)
+FEW_BLOCK(q4, BlockQ4) QUANT_FEW(q4, BlockQ4, neon)
 
 /* === Many rows ================================================================================ */
+
+QUANT_PACK(q8, BlockQ8, neon, as_loaded)
+QUANT_PACK(q4, BlockQ4, neon, as_loaded)
 
 /* One row: mr is 1. */
 static void tile_neon(float *C, int ldc, const void *R, const void *P, int mr, int nr,

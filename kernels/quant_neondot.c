@@ -31,7 +31,7 @@ enum { TILE_M = 4, TILE_N = 8 };
 
 /* === Few rows ================================================================================= */
 
-#define FEW(name, Block)                                                                         \
+#define FEW_BLOCK(name, Block)                                                                   \
     INLINE void few_block_##name(float32x4_t sum[2], const char *r, const Block *b)              \
     {                                                                                            \
         int8x16_t w[8][2], a[2] = { vld1q_s8((const int8_t *)r),                                 \
@@ -52,41 +52,14 @@ enum { TILE_M = 4, TILE_N = 8 };
             sum[h] = vfmaq_f32(sum[h], counted(s),                                               \
                                vmulq_f32(load_f16(b->scale + 4 * h), scale));                    \
         }                                                                                        \
-    }                                                                                            \
-                                                                                                 \
-    static void few_##name##_neondot(float *C, int ldc, const void *R, const void *W, int m,     \
-                                     int n, int k)                                               \
-    {                                                                                            \
-        int n_blocks = ceil_div(k, Q_COLS);                                                      \
-        for (int j = 0; j < n; j += 8)                                                           \
-            for (int i = 0; i < m; i++) {                                                        \
-                const Block *w = (const Block *)W + (size_t)(j / 8) * (size_t)n_blocks;          \
-                const char *r = (const char *)R + (size_t)i * rounded_bytes(1, k);               \
-                float32x4_t sum[2] = { vdupq_n_f32(0), vdupq_n_f32(0) };                         \
-                for (int b = 0; b < n_blocks; b++, r += rounded_block(1))                        \
-                    few_block_##name(sum, r, w + b);                                             \
-                store(C + (size_t)i * ldc + j, n - j, sum[0]);                                   \
-                if (n - j > 4) store(C + (size_t)i * ldc + j + 4, n - j - 4, sum[1]);            \
-            }                                                                                    \
-    }                                                                                            \
-                                                                                                 \
-    /* The panel, block by block: 16 registers of weights, 2 of scales. */                       \
-    static void pack_##name##_neondot(void *P, const void *W, size_t row_of_blocks, int nr,      \
-                                      int n_blocks)                                              \
-    {                                                                                            \
-        char *to = P;                                                                            \
-        (void)row_of_blocks, (void)nr;               /* TILE_N rows are one row of blocks */     \
-        for (int b = 0; b < n_blocks; b++, to += TILE_N * (Q_COLS + 4)) {                        \
-            const Block *block = (const Block *)W + b;                                           \
-            int8x16_t w[8][2];                                                                   \
-            load_##name(w, block);                                                               \
-            store_block(to, w, block->scale);                                                    \
-        }                                                                                        \
     }
-FEW(q8, BlockQ8)
-FEW(q4, BlockQ4)
+FEW_BLOCK(q8, BlockQ8) QUANT_FEW(q8, BlockQ8, neondot)
+FEW_BLOCK(q4, BlockQ4) QUANT_FEW(q4, BlockQ4, neondot)
 
 /* === Many rows ================================================================================ */
+
+QUANT_PACK(q8, BlockQ8, neondot, as_loaded)
+QUANT_PACK(q4, BlockQ4, neondot, as_loaded)
 
 /* Four rows of activations by 8 of the panel. */
 static void tile_4(float *C, int ldc, const char *R, const char *P, int nr, int n_blocks,

@@ -36,26 +36,18 @@ INLINE int8x16_t pair(int8x16_t columns, int8x16_t next, int upper)
     return vreinterpretq_s8_s32(upper ? vzip2q_s32(a, b) : vzip1q_s32(a, b));
 }
 
-/* The panel, block by block: for each 8 columns 4 pairs of rows; then 8 scales. */
-#define PACK(name, Block)                                                                        \
-    static void pack_##name##_neoni8mm(void *P, const void *W, size_t row_of_blocks, int nr,     \
-                                       int n_blocks)                                             \
-    {                                                                                            \
-        char *to = P;                                                                            \
-        (void)row_of_blocks, (void)nr;               /* TILE_N rows are one row of blocks */     \
-        for (int b = 0; b < n_blocks; b++, to += TILE_N * (Q_COLS + 4)) {                        \
-            const Block *block = (const Block *)W + b;                                           \
-            int8x16_t w[8][2], pairs[8][2];                                                      \
-            load_##name(w, block);                                                               \
-            UNROLL                                                                               \
-            for (int v = 0; v < 16; v++)                                                         \
-                pairs[v / 2][v % 2] = pair(w[v / 4 * 2][v / 2 % 2], w[v / 4 * 2 + 1][v / 2 % 2], \
-                                           v % 2);                                               \
-            store_block(to, pairs, block->scale);                                                \
-        }                                                                                        \
-    }
-PACK(q8, BlockQ8)
-PACK(q4, BlockQ4)
+/* A block of the panel: for each 8 columns 4 pairs of rows. */
+INLINE void in_pairs(int8x16_t w[8][2])
+{
+    int8x16_t pairs[8][2];
+    UNROLL
+    for (int v = 0; v < 16; v++)
+        pairs[v / 2][v % 2] = pair(w[v / 4 * 2][v / 2 % 2], w[v / 4 * 2 + 1][v / 2 % 2], v % 2);
+    UNROLL
+    for (int v = 0; v < 16; v++) w[v / 2][v % 2] = pairs[v / 2][v % 2];
+}
+QUANT_PACK(q8, BlockQ8, neoni8mm, in_pairs)
+QUANT_PACK(q4, BlockQ4, neoni8mm, in_pairs)
 
 /* Two columns, twice: of the scales of weights, for the two rows of a square. */
 INLINE float32x4_t twice(const char *p)
