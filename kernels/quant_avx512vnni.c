@@ -178,9 +178,9 @@ INLINE void few_streams(float *C, int ldc, const char *R, const char *W, int m, 
 }
 
 /* Zen 4, two threads, in percent of what plain reading gives (GB/s, 65): two streams, fetched ahead
- * by 256 bytes 104, four 99, twelve 90; twelve that the processor's prefetchers follow alone 82. The
- * more rows of activations there are, the more streams are worth putting their blocks side by side
- * once for all. */
+ * by 256 bytes 104, four 99, twelve 90; twelve that the processor's prefetchers follow alone 82.
+ * The more rows of activations there are, the more streams are worth putting their blocks side by
+ * side once for all. */
 INLINE int n_streams(int m) { return m > 2 ? STREAMS : 2; }
 
 #include "quant_few.h"
