@@ -291,6 +291,7 @@ struct Output {
     int64_t     n_rows;
     int         dim;
     Set         done, names;                 /* ids that --resume has; files written */
+    Set         operands;                    /* FileKeys of operands that are texts */
     bool        is_there;                    /* the one file: all items are left out */
     int64_t     n_there;                     /* items left out, since their file is there */
     size_t      n_pieces;                    /* bytes of the item's text that are out already */
@@ -546,6 +547,33 @@ static bool stays(const Output *out, const char *path)
     fail("output.write", NULL, "%s: exists", quoted(path));
 }
 
+/* A file, whatever it is called. */
+typedef struct { uint64_t dev, ino; } FileKey;
+
+static bool file_key(FileKey *key, const char *path)
+{
+    struct stat st;
+    if (stat(path, &st)) return false;
+    *key = (FileKey){ (uint64_t)st.st_dev, (uint64_t)st.st_ino };
+    return true;
+}
+
+/* Pictures are known by their first bytes; files of text are looked up here, once for all items. */
+static void note_operands(Output *out)
+{
+    FileKey key;
+    for (int64_t i = 0; i < out->r->o.n_operands; i++)
+        if (file_key(&key, out->r->o.operand[i])) set_add(&out->operands, (char *)&key, sizeof key);
+}
+
+static bool is_input(const Output *out, const char *path)
+{
+    FileKey key;
+    return input_reads(&out->r->o, path, false)
+        || (out->operands.n && file_key(&key, path)
+            && set_has(&out->operands, (char *)&key, sizeof key));
+}
+
 Output *output_open(Run *r)
 {
     Output *out = keep_bytes(sizeof *out);
@@ -572,6 +600,7 @@ Output *output_open(Run *r)
     } else if (per_item) {
         out->kind = PER_ITEM;
         out->to = r->o.output;
+        if (!(r->cmd->bit & PICTURES)) note_operands(out);
     } else if (out->form == AS_BLOB && out->several) {
         usage_error(r->name, "several inputs: say -o 'out/{stem}.npy', a file for each");
     } else if (to && strcmp(to, "-")) {
@@ -750,7 +779,7 @@ bool output_skip(Output *out, const Item *item)
         if (set_has(&out->names, path, strlen(path)))
             fail("output.write", "add {i} to the template", "%s: another input was written to it",
                  quoted(path));
-        if (input_reads(&out->r->o, path, !(out->r->cmd->bit & PICTURES)))
+        if (is_input(out, path))
             usage_error(out->r->name, "%s: is an input, or a picture: not written over",
                         quoted(path));
         there = stays(out, path);

@@ -488,6 +488,9 @@ ln $K/a.png $K/link; run caption $CAP -o $K/link $K/a.png; expect "-o over its i
 run caption $CAP -o "$K/{name}" --if-exists overwrite $K/a.png; expect "-o template over its input" 2
 run caption $CAP -o $K/b.png -r $K; expect "-o over a picture of -r" 2 err="not written over"
 run embed $CLIP -o $K/v.npy --ids $K/v.npy $K/a.png; expect "two results, one name" 2 err="both write"
+echo one >$K/1.txt; ln $K/1.txt $K/1.out
+run complete -m $V --max-tokens 1 -o "$K/{stem}.out" --if-exists overwrite $K/1.txt; expect "-o template over a text by another name" 2 err="not written over"
+is "and it stays" "$(cat $K/1.txt)" one
 echo $K/a.png >$K/list; run caption $CAP -o $K/list --files-from $K/list; expect "-o over the list" 2
 run caption $CAP -o "" $K/a.png; expect "-o of nothing" 2 err="empty name"
 same "pictures stay" $K/a.png $K/c.ref; same "pictures stay" $K/b.png $P/tall.png; rm $K/link $K/list
